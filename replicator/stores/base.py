@@ -1,0 +1,238 @@
+"""What every site store offers: the protocol, its values and its errors.
+
+A site store writes one copy of the source tree. It knows nothing of records, plans or cursors; it
+carries out small, single actions on directories it has handed out, and keeps a few files of its own
+under the reserved directory `.mirrorfs` at the site's root. Every store passes tests/conformance.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
+
+RESERVED: Final = b".mirrorfs"
+"""Name at the root of a volume and of a site that belongs to mirrorfs: hidden, never replicated."""
+
+_MARK = struct.Struct("<BBQQq")
+_MARK_VERSION = 1
+
+
+class MarkFlag(enum.IntFlag):
+    """What a mark says beyond its fields."""
+
+    CONTENT = 1
+    """The content was copied; without it the object is there, its content is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a site remembers of a copy.
+
+    Attributes:
+        object: id of the source object this is a copy of.
+        tag: incarnation of the journal that `sequence` belongs to.
+        sequence: every record up to it described a change made before the source was read.
+        ctime_ns: change time of the source object when its content was read; 0 if unknown.
+        flags: see MarkFlag.
+    """
+
+    object: ObjectId
+    tag: Tag
+    sequence: SequenceNumber
+    ctime_ns: int
+    flags: MarkFlag = MarkFlag.CONTENT
+
+    def encode(self) -> bytes:
+        """The bytes kept in the mark attribute."""
+        head = _MARK.pack(_MARK_VERSION, self.flags, self.tag, self.sequence, self.ctime_ns)
+        return head + self.object
+
+    @classmethod
+    def decode(cls, data: bytes) -> Mark | None:
+        """The mark in those bytes; None if they are not one (such an object is not trusted)."""
+        if len(data) <= _MARK.size or data[0] != _MARK_VERSION:
+            return None
+        _, flags, tag, sequence, ctime_ns = _MARK.unpack_from(data)
+        return cls(
+            ObjectId(data[_MARK.size :]), Tag(tag), SequenceNumber(sequence), ctime_ns, MarkFlag(flags)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SiteEntry:
+    """What stands at a place of the site.
+
+    Attributes:
+        identity: equal for the names of one object (device and inode number, say).
+        mode: st_mode.  rdev: st_rdev.  size: bytes.  mtime_ns: nanoseconds since 1970.
+    """
+
+    identity: Hashable
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    rdev: int
+    links: int
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Everything a copy gets beyond its content; applied in the order owner, xattrs, mode, times.
+
+    Attributes:
+        target: of a symlink (bytes as readlink(2) gives them), else None.
+        xattrs: all of them but mirrorfs's own: user.*, trusted.*, security.*, ACLs as
+            system.posix_acl_access and system.posix_acl_default.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    rdev: int
+    xattrs: Mapping[bytes, bytes]
+    target: bytes | None = None
+
+
+class Content(Protocol):
+    """An open file of the source."""
+
+    def fileno(self) -> int:
+        """A descriptor open for reading. Its offset is nobody's: use pread or reset it."""
+
+    def read(self) -> bytes:
+        """The whole content, for stores that keep it in memory."""
+
+
+class StoreError(Exception):
+    """A site could not do what it was asked.
+
+    Attributes:
+        errno: the errno behind it.
+        transient: trying again later, with nothing changed by an operator, may help.
+        no_space: ENOSPC or EDQUOT: removing files may help.
+    """
+
+    def __init__(self, message: str, errno: int, *, transient: bool, no_space: bool = False) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.transient = transient
+        self.no_space = no_space
+
+
+class SiteRefusedError(Exception):
+    """This is no site for this volume (missing, not empty, another volume's, in use): say why."""
+
+
+Directory = Hashable
+"""An open directory of a store, as the store hands it out (a descriptor, a node)."""
+
+Staged = Hashable
+"""A complete object that has no place yet."""
+
+
+class SiteStore(Protocol):
+    """One site. All methods may raise StoreError. Not thread-safe: one caller at a time.
+
+    `list` is counted in `directories_listed`, bytes written by `stage` in `bytes_written`.
+    """
+
+    directories_listed: int
+    bytes_written: int
+
+    def root(self) -> Directory:
+        """The site's root; stays open."""
+
+    def limbo(self) -> Directory:
+        """Where living objects wait for their place, under names the caller chooses."""
+
+    def open_directory(self, directory: Directory, name: bytes) -> Directory | None:
+        """The directory of that name (never through a symlink); None if there is none."""
+
+    def close_directory(self, directory: Directory) -> None:
+        """The caller is done with it (root and limbo stay open)."""
+
+    def lookup(self, directory: Directory, name: bytes) -> SiteEntry | None:
+        """What stands there, with its mark."""
+
+    def list(self, directory: Directory) -> list[bytes]:
+        """The names in it, without the reserved one at the root."""
+
+    def xattrs(self, directory: Directory, name: bytes) -> dict[bytes, bytes]:
+        """The extended attributes there, as `Attributes.xattrs` defines them."""
+
+    def root_entry(self) -> SiteEntry:
+        """The root itself, as `lookup` would show it."""
+
+    def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
+        """Make a complete object outside the tree: file (with content, or empty for None),
+        directory, symlink, fifo, socket or device by `attributes.mode`, with attributes and mark.
+        """
+
+    def discard(self, staged: Staged) -> None:
+        """Remove a staged object that was not committed."""
+
+    def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
+        """Give it a place, atomically replacing a non-directory or an empty directory there."""
+
+    def move(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """rename(2), atomically replacing what `commit` would replace. Two names of one object:
+        the old name goes (rename(2) itself would do nothing)."""
+
+    def exchange(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """Both places change their objects atomically."""
+
+    def link(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """Make the second place another name of the object at the first, atomically replacing a
+        non-directory there."""
+
+    def remove(self, directory: Directory, name: bytes) -> None:
+        """unlink(2), or rmdir(2) of an empty directory. A missing name is success."""
+
+    def keep(self, directory: Directory, name: bytes, path: bytes) -> None:
+        """Move it to `.mirrorfs/kept/YYYY-MM-DD/PATH` (numbered if that is taken): what must not
+        be lost. `path` is relative to the root; a path too long for a name is shortened."""
+
+    def set_attributes(
+        self, directory: Directory, name: bytes, attributes: Attributes, mark: Mark
+    ) -> None:
+        """Make attributes and mark of an existing object so (xattrs: exactly those)."""
+
+    def set_root_attributes(self, attributes: Attributes, mark: Mark) -> None:
+        """The same for the root."""
+
+    def set_mark(self, directory: Directory, name: bytes, mark: Mark) -> None:
+        """Replace the mark alone."""
+
+    def set_directory_times(self, directory: Directory, atime_ns: int, mtime_ns: int) -> None:
+        """Times of an open directory."""
+
+    def read_file(self, name: str) -> bytes | None:
+        """A file of ours under `.mirrorfs`; None if there is none."""
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Replace it atomically and durably (after everything written before)."""
+
+    def append_file(self, name: str, data: bytes) -> None:
+        """Append to it; not synced."""
+
+    def sync(self) -> None:
+        """Everything done so far is durable when this returns."""
+
+    def close(self) -> None:
+        """Release all descriptors and the lease."""
