@@ -22,7 +22,7 @@ ObjectId = NewType("ObjectId", bytes)
 """Identity of an object of the source: epoch and file handle (FORMAT.md section 4)."""
 
 SETTLED = 0x01
-"""Record flag: nobody had the object open for writing, and no write of it was unrecorded."""
+"""Record flag: when it was made, no content change of the object was unrecorded."""
 
 FORM_HANDLE = 1
 FORM_BIRTH = 2

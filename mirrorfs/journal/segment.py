@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import xxhash
@@ -157,6 +157,23 @@ def encode_record(
     return bytes(frame)
 
 
+def _check_frame(
+    view: memoryview, offset: int, sequence: SequenceNumber, base: int
+) -> tuple[int, int, int, int] | None:
+    """End, time, kind and flags of the frame at `offset`; None if `view` ends before it does."""
+    length, checksum, number, time_ns, kind, flags, _ = _FRAME.unpack_from(view, offset)
+    if length > PAYLOAD_BYTES_MAX:
+        raise CorruptionError(base + offset, f"record of {length} bytes")
+    end = offset + FRAME_BYTES + length
+    if end > len(view):
+        return None
+    if checksum != _xxh3(view[offset + _CHECKED_FROM : end], length):
+        raise CorruptionError(base + offset, "record checksum does not match")
+    if number != sequence:
+        raise CorruptionError(base + offset, f"sequence {number} where {sequence} should be")
+    return end, time_ns, kind, flags
+
+
 def decode_records(
     data: bytes | memoryview, sequence: SequenceNumber, base: int = 0
 ) -> tuple[list[Record], int]:
@@ -171,16 +188,10 @@ def decode_records(
     size = len(view)
     offset = 0
     while size - offset >= FRAME_BYTES:
-        length, checksum, number, time_ns, kind, flags, _ = _FRAME.unpack_from(view, offset)
-        if length > PAYLOAD_BYTES_MAX:
-            raise CorruptionError(base + offset, f"record of {length} bytes")
-        end = offset + FRAME_BYTES + length
-        if end > size:
+        frame = _check_frame(view, offset, sequence, base)
+        if frame is None:
             break
-        if checksum != _xxh3(view[offset + _CHECKED_FROM : end], length):
-            raise CorruptionError(base + offset, "record checksum does not match")
-        if number != sequence:
-            raise CorruptionError(base + offset, f"sequence {number} where {sequence} should be")
+        end, time_ns, kind, flags = frame
         try:
             known, body = decode_body(kind, view[offset + FRAME_BYTES : end])
         except RecordError as error:
@@ -191,14 +202,56 @@ def decode_records(
     return records, offset
 
 
+class Scan(NamedTuple):
+    """How far a segment's bytes are whole records: a result of `scan_records`."""
+
+    sequence: SequenceNumber
+    """What the next record must carry."""
+    length: int
+    """Bytes of whole records."""
+    last_kind: int | None
+    """Kind of the last of them."""
+    error: CorruptionError | None
+    """Why the bytes after them are no record; None if they are the beginning of one, or none."""
+
+
+def scan_records(
+    data: bytes | memoryview,
+    sequence: SequenceNumber,
+    base: int = 0,
+    until: SequenceNumber | None = None,
+) -> Scan:
+    """Check frames as `decode_records` does, without decoding them, up to before `until`."""
+    view = memoryview(data)
+    offset = 0
+    last_kind = None
+    while len(view) - offset >= FRAME_BYTES and sequence != until:
+        try:
+            frame = _check_frame(view, offset, sequence, base)
+        except CorruptionError as error:
+            return Scan(sequence, offset, last_kind, error)
+        if frame is None:
+            break
+        offset, _, last_kind, _ = frame
+        sequence = SequenceNumber(sequence + 1)
+    return Scan(sequence, offset, last_kind, None)
+
+
 def valid_frame_offsets(data: bytes | memoryview, after: SequenceNumber) -> Iterator[int]:
     """Offsets in `data` at which a whole valid frame with a sequence above `after` stands.
 
-    Slow by nature (any offset may be one); used on the few bytes after a bad frame.
+    Any offset may be one; the pattern finds those where the upper half of the sequence, the kind
+    and the reserved bytes can be right, so that a segment's worth of bytes takes seconds at most.
     """
     view = memoryview(data)
     size = len(view)
-    for offset in range(size - FRAME_BYTES + 1):
+    halves = b"|".join(
+        re.escape(struct.pack("<I", half))
+        for half in range(after >> 32, ((after + size) >> 32) + 1)
+    )
+    possible = re.compile(rb"(?s)(?=.{16}(?:" + halves + rb").{8}[^\0].\0\0)")
+    for match in possible.finditer(view):
+        offset = match.start()
         length, checksum, number, *_ = _FRAME.unpack_from(view, offset)
         end = offset + FRAME_BYTES + length
         if (

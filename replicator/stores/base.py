@@ -8,6 +8,7 @@ under the reserved directory `.mirrorfs` at the site's root. Every store passes 
 from __future__ import annotations
 
 import enum
+import errno as codes
 import struct
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,20 @@ from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
 
 RESERVED: Final = b".mirrorfs"
 """Name at the root of a volume and of a site that belongs to mirrorfs: hidden, never replicated."""
+
+NO_SPACE: Final = frozenset({codes.ENOSPC, codes.EDQUOT})
+"""Errors that removing files may cure."""
+
+TRANSIENT: Final = frozenset(
+    getattr(codes, name)
+    for name in (
+        *("EAGAIN", "EBUSY", "EINTR", "EIO", "EROFS", "ESTALE", "EMFILE", "ENFILE", "ENOLCK"),
+        *("ENOMEM", "ENOBUFS", "ETIMEDOUT", "ENOTCONN", "ECONNABORTED", "ECONNREFUSED"),
+        *("ECONNRESET", "EPIPE", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
+        *("ENETUNREACH", "EREMOTEIO"),
+    )
+)
+"""Errors of a disk, server or network that may be well again later."""
 
 _MARK = struct.Struct("<BBQQq")
 _MARK_VERSION = 1
@@ -59,7 +74,11 @@ class Mark:
             return None
         _, flags, tag, sequence, ctime_ns = _MARK.unpack_from(data)
         return cls(
-            ObjectId(data[_MARK.size :]), Tag(tag), SequenceNumber(sequence), ctime_ns, MarkFlag(flags)
+            ObjectId(data[_MARK.size :]),
+            Tag(tag),
+            SequenceNumber(sequence),
+            ctime_ns,
+            MarkFlag(flags),
         )
 
 
@@ -122,11 +141,19 @@ class StoreError(Exception):
         no_space: ENOSPC or EDQUOT: removing files may help.
     """
 
-    def __init__(self, message: str, errno: int, *, transient: bool, no_space: bool = False) -> None:
+    def __init__(
+        self, message: str, errno: int, *, transient: bool, no_space: bool = False
+    ) -> None:
         super().__init__(message)
         self.errno = errno
         self.transient = transient
         self.no_space = no_space
+
+    @classmethod
+    def of(cls, what: str, errno: int) -> StoreError:
+        """The error for an errno; `what` says what was tried, and where."""
+        no_space = errno in NO_SPACE
+        return cls(what, errno, transient=no_space or errno in TRANSIENT, no_space=no_space)
 
 
 class SiteRefusedError(Exception):
