@@ -130,7 +130,10 @@ class SourceObject(Protocol):
 
 
 class SourceTree(Protocol):
-    """The source. The reserved name at its root is never shown. All methods may raise SourceError."""
+    """The source. The reserved name at its root is never shown.
+
+    All methods may raise SourceError.
+    """
 
     @property
     def root(self) -> SourceObject:
