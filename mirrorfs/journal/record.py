@@ -158,9 +158,7 @@ class Record(msgspec.Struct, frozen=True):
         return bool(self.flags & SETTLED)
 
 
-_DECODERS = {
-    kind: msgspec.msgpack.Decoder(_CONTROL.get(kind, Change)) for kind in Kind
-}
+_DECODERS = {kind: msgspec.msgpack.Decoder(_CONTROL.get(kind, Change)) for kind in Kind}
 _KINDS = {int(kind): kind for kind in Kind}
 _encode = msgspec.msgpack.Encoder().encode
 
