@@ -7,30 +7,39 @@
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 SEED ?= $(shell date +%N)
+# Mounting needs root: what mounts is run through sudo where we are not root and there is one.
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
+AS_ROOT = $(ROOT) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 
 .PHONY: run test check torture setup clean
 
 run: setup
-	@PATH="$(BIN):$$PATH" SOURCE="$(SOURCE)" SITE="$(SITE)" JOURNAL="$(JOURNAL)" mount-scripts/mirror
+ifeq ($(SOURCE)$(SITE),)
+	@$(AS_ROOT) python -m tests.demo
+else
+	@$(AS_ROOT) JOURNAL="$(JOURNAL)" mount-scripts/mirror "$(SOURCE)" $(SITE)
+endif
 
 test: setup
-	@$(BIN)/python -m coverage run -m pytest
-	@$(BIN)/python -m coverage report
+	@$(AS_ROOT) REQUIRE="$(REQUIRE)" CI="$(CI)" COVERAGE_FILE=/tmp/mirrorfs-coverage.$$$$ sh -c ' \
+	    python -m coverage run -m pytest -p no:cacheprovider $(ARGS) && python -m coverage report \
+	        && python -m coverage report --fail-under=100 --include="$$(python -m tests.test_tidy)"; \
+	    status=$$?; rm -f "$$COVERAGE_FILE"; exit $$status'
 
 check: setup
-	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { echo "to mend it: $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy --no-error-summary
+	@out=$$($(BIN)/lint-imports --no-logo) || { echo "$$out"; exit 1; }
 	@$(BIN)/python -m pytest -q tests/unit tests/test_tidy.py
 
 torture: setup
 	@echo "CAMPAIGN=long SEED=$(SEED)"
-	@CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest --timeout=0 -s
+	@$(AS_ROOT) CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore python -m pytest --timeout=0 -s $(ARGS)
 
 setup:
 	@.ci/setup "$(VENV)"
 
 clean:
-	@rm -rf "$(VENV)" .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf "$(VENV)" .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@rm -rf build ./*.egg-info
