@@ -1,0 +1,217 @@
+"""Open a journal for writing: repair what a crash may leave behind, refuse everything else.
+
+A torn tail is copied to `torn/` and cut off; empty segments are removed; corruption is refused with
+file, offset and reason. Then a new incarnation begins. Appending the records that tell of the start
+is the caller's business: this module only says whether the end before it was clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from mirrorfs.journal.reader import SegmentName, list_segments, read_header
+from mirrorfs.journal.record import Kind, SequenceNumber, Tag
+from mirrorfs.journal.segment import (
+    INCARNATIONS_MAX,
+    CorruptionError,
+    Header,
+    Incarnation,
+    Scan,
+    SourceIdentity,
+    parse_segment_name,
+    scan_records,
+    valid_frame_offsets,
+)
+from mirrorfs.journal.writer import (
+    NEW_SUFFIX,
+    JournalBusyError,
+    JournalWriter,
+    WriterOptions,
+    lock_journal,
+)
+
+__all__ = ["JournalBusyError", "JournalRefusedError", "Opened", "open_journal"]
+
+TORN_NAME: Final = "torn"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class JournalRefusedError(Exception):
+    """The journal in that directory is not one of this source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A journal open for writing.
+
+    Attributes:
+        clean: the incarnation before this one ended with `unmount`, or there was none.
+        torn: the copy made of a torn tail, relative to the journal directory; None if there was
+            none.
+    """
+
+    writer: JournalWriter
+    clean: bool
+    torn: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What earlier incarnations left: the newest header, and what follows it."""
+
+    header: Header
+    next: SequenceNumber
+    clean: bool
+    incarnations: tuple[Incarnation, ...]
+    torn: str | None
+
+
+def open_journal(
+    directory: str,
+    volume: bytes,
+    source: SourceIdentity,
+    node: str,
+    options: WriterOptions | None = None,
+) -> Opened:
+    """Take the lock, recover, and begin a new incarnation; makes a journal that does not exist.
+
+    Raises JournalBusyError, JournalRefusedError (another volume's or another source's journal),
+    CorruptionError, OSError. The epoch is the journal's own, 1 for a new one; ids in `source` must
+    carry it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(directory, 0o700)
+    directory_fd = os.open(directory, _DIRECTORY)
+    try:
+        lock_fd = lock_journal(directory_fd, directory)
+    except BaseException:
+        os.close(directory_fd)
+        raise
+    try:
+        found = _recover(directory_fd, directory)
+        if found is not None:
+            _check_same(directory, found.header, volume, source)
+        tag = Tag(secrets.randbits(64) or 1)
+        header = Header(
+            volume=volume,
+            journal=found.header.journal if found else uuid.uuid4().bytes,
+            tag=tag,
+            node=node,
+            epoch=found.header.epoch if found else 1,
+            first=found.next if found else SequenceNumber(1),
+            created_ns=time.time_ns(),
+            source=source,
+            incarnations=found.incarnations if found else (),
+        )
+        writer = JournalWriter(directory_fd, lock_fd, header, options or WriterOptions())
+    except BaseException:
+        os.close(lock_fd)
+        os.close(directory_fd)
+        raise
+    return Opened(writer, found.clean if found else True, found.torn if found else None)
+
+
+def _check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
+    """The path of the source may change; what it is may not."""
+    if header.volume != volume:
+        raise JournalRefusedError(
+            f"{directory}: the journal of volume {uuid.UUID(bytes=header.volume)},"
+            f" this source is volume {uuid.UUID(bytes=volume)}"
+        )
+    known = header.source
+    same_fs = (known.fs_uuid, known.fsid) == (source.fs_uuid, source.fsid)
+    if known.fs_uuid and source.fs_uuid:
+        same_fs = known.fs_uuid == source.fs_uuid
+    if not same_fs or known.root != source.root:
+        what = "directory" if same_fs else "file system"
+        raise JournalRefusedError(
+            f"{directory}: the source is not the one this journal names"
+            f" ({os.fsdecode(known.path)}): it is another {what}"
+        )
+
+
+def _recover(directory_fd: int, path: str) -> _Found | None:
+    """Repair the journal; what is in it, or None if there is nothing."""
+    segments = list_segments(directory_fd)
+    for name in os.listdir(directory_fd):
+        if name.endswith(NEW_SUFFIX) and parse_segment_name(name.removesuffix(NEW_SUFFIX)):
+            os.unlink(name, dir_fd=directory_fd)
+    newest: Header | None = None
+    torn: str | None = None
+    while segments:
+        segment = segments.pop()
+        fd = os.open(segment.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory_fd)
+        try:
+            header, start = read_header(fd, segment)
+            if newest is not None and newest.journal != header.journal:
+                raise CorruptionError(0, "belongs to another journal than the segments after it")
+            newest = newest or header
+            scan, size = _scan(fd, start, header.first)
+            if start + scan.length < size:
+                if header is not newest:
+                    raise scan.error or CorruptionError(
+                        start + scan.length, "a record cut short in a sealed segment"
+                    )
+                torn = _repair(directory_fd, fd, segment, start + scan.length, scan)
+        except CorruptionError as error:
+            raise error.of(f"{path}/{segment.name}") from None
+        finally:
+            os.close(fd)
+        if scan.length:
+            clean = scan.last_kind == Kind.UNMOUNT
+            return _Found(newest, scan.sequence, clean, _ended(newest, scan.sequence), torn)
+        os.unlink(segment.name, dir_fd=directory_fd)
+        os.fsync(directory_fd)
+    if newest is None:
+        return None
+    clean = not newest.incarnations
+    return _Found(newest, newest.first, clean, _ended(newest, newest.first), torn)
+
+
+def _scan(fd: int, start: int, first: SequenceNumber) -> tuple[Scan, int]:
+    """Check all frames of a segment; the result (length from `start`) and the file's size."""
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, size - start, start)
+    return scan_records(data, first, start), size
+
+
+def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan: Scan) -> str:
+    """Copy the torn tail to `torn/`, durably, and cut it off; CorruptionError if it is none."""
+    tail = os.pread(fd, os.fstat(fd).st_size - offset, offset)
+    for _ in valid_frame_offsets(tail, SequenceNumber(scan.sequence - 1)):
+        raise scan.error or CorruptionError(offset, "a record cut short before a whole one")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(TORN_NAME, 0o700, dir_fd=directory_fd)
+    copy = f"{TORN_NAME}/{segment.name}.{offset}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    copy_fd = os.open(copy, flags, 0o600, dir_fd=directory_fd)
+    try:
+        view = memoryview(tail)
+        while view:
+            view = view[os.write(copy_fd, view) :]
+        os.fsync(copy_fd)
+    finally:
+        os.close(copy_fd)
+    torn_fd = os.open(TORN_NAME, _DIRECTORY, dir_fd=directory_fd)
+    try:
+        os.fsync(torn_fd)
+    finally:
+        os.close(torn_fd)
+    os.fsync(directory_fd)
+    os.ftruncate(fd, offset)
+    os.fsync(fd)
+    return copy
+
+
+def _ended(header: Header, following: SequenceNumber) -> tuple[Incarnation, ...]:
+    """The incarnations up to that of `header`, which ended just before `following`."""
+    earlier = header.incarnations
+    first = earlier[-1].last + 1 if earlier else 1
+    last = Incarnation(header.tag, SequenceNumber(first), SequenceNumber(following - 1))
+    return (*earlier, last)[-INCARNATIONS_MAX:]
