@@ -1,0 +1,131 @@
+"""The control socket: mirrorfs answers the replicator and the operator's commands.
+
+Serves; what the answers are is asked of a `Volume`. Runs on the engine's trio thread, so a record
+appended here stands in order with all others. It never touches the mirrored files itself.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+import trio
+
+from mirrorfs.journal.control_client import (
+    CONTROL_NAME,
+    MESSAGE_BYTES_MAX,
+    Answer,
+    Appended,
+    CheckpointRequest,
+    ReconcileRequest,
+    Refused,
+    Request,
+    RootAnswer,
+    RootRequest,
+    Status,
+    socket_address,
+)
+from mirrorfs.journal.record import Body, Checkpoint, Kind, ObjectId, Reconcile, SequenceNumber
+from mirrorfs.journal.segment import Header
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 16
+_decoder = msgspec.msgpack.Decoder(Request)
+
+
+class Volume(Protocol):
+    """What the socket tells about and acts on."""
+
+    def header(self) -> Header:
+        """Of the segment being written."""
+
+    def root_descriptor(self) -> int:
+        """The source's root, O_RDONLY|O_DIRECTORY; stays open."""
+
+    def directory_id(self, path: bytes) -> ObjectId:
+        """Id of the directory at `path` below the root. OSError."""
+
+    def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
+        """Append a record; None while the journal cannot be written."""
+
+    def status(self) -> Status:
+        """How things are."""
+
+
+async def serve(directory: str, volume: Volume) -> None:
+    """Answer on `directory`/control until cancelled. The caller holds the journal's lock."""
+    with _listening(directory) as listener:
+        async with trio.open_nursery() as nursery:
+            while True:
+                connection, _ = await listener.accept()
+                nursery.start_soon(_converse, connection, volume)
+
+
+@contextlib.contextmanager
+def _listening(directory: str) -> Iterator[trio.socket.SocketType]:
+    """The listening socket, in place of one that a dead mirrorfs left."""
+    path = os.path.join(directory, CONTROL_NAME)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with trio.socket.from_stdlib_socket(listener) as answering:
+        umask = os.umask(0o177)  # no await before it is put back: the engine works with 0
+        try:
+            with socket_address(directory) as address:
+                listener.bind(address)
+        finally:
+            os.umask(umask)
+        listener.listen(_BACKLOG)
+        try:
+            yield answering
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+async def _converse(connection: trio.socket.SocketType, volume: Volume) -> None:
+    """Answer one client until it goes."""
+    with connection, contextlib.suppress(ConnectionError):
+        while data := await connection.recv(MESSAGE_BYTES_MAX):
+            try:
+                answer = _answer(_decoder.decode(data), volume)
+            except msgspec.DecodeError as error:
+                answer = Refused(f"a request not known here: {error}")
+            except Exception as error:  # noqa: BLE001 - a client must not end the mount
+                _log.error("control: %s", error, exc_info=True)
+                answer = Refused(f"internal error: {error}")
+            rights = []
+            if isinstance(answer, RootAnswer):
+                root = array.array("i", [volume.root_descriptor()])
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, root)]
+            await connection.sendmsg([msgspec.msgpack.encode(answer)], rights)
+
+
+def _answer(request: Request, volume: Volume) -> Answer:
+    match request:
+        case RootRequest():
+            return RootAnswer(volume.header())
+        case CheckpointRequest(name):
+            return _appended(volume.append(Kind.CHECKPOINT, Checkpoint(name)))
+        case ReconcileRequest(path, whole, reason):
+            try:
+                directory = volume.directory_id(path)
+            except OSError as error:
+                return Refused(f"{os.fsdecode(path)}: {error.strerror}")
+            body = Reconcile(directory, whole, path, reason)
+            return _appended(volume.append(Kind.RECONCILE, body))
+        case _:
+            return volume.status()
+
+
+def _appended(sequence: SequenceNumber | None) -> Answer:
+    if sequence is None:
+        return Refused("the journal cannot be written at the moment")
+    return Appended(sequence)
