@@ -232,7 +232,7 @@ def test_documents_name_only_commands_and_options_that_exist(document: str) -> N
         assert isinstance(main, click.Group)
         for piece in _said(document):
             for line in re.findall(rf"(?m)(?:^|\s){program} ([a-z].*)$", piece):
-                words = line.split()
+                words = line.split(" #")[0].split()
                 if words[0] not in _commands(main):
                     wrong.append(f"{program} {words[0]}")
                 options = {w.split("=")[0] for w in words if re.match(r"--[a-z]|-[a-zA-Z]$", w)}
