@@ -153,8 +153,9 @@ class SourceTree(Protocol):
         """
 
     def path_key(self, directory: SourceObject) -> bytes | None:
-        """Something cheap that changes when the directory moves, itself or with an ancestor:
-        equal key and equal id mean that `ancestors` is the same. None: cannot be told."""
+        """Something cheap that changes when the directory moves, itself or with an ancestor: equal
+        key and equal id mean that it stands under the same names. The directories above it may be
+        others, made again under the old names. None: cannot be told."""
 
     def settle_delay(self, object: SourceObject) -> float:
         """Seconds until the change time of the object, as it was when opened, is old enough that

@@ -170,11 +170,14 @@ Staged = Hashable
 class SiteStore(Protocol):
     """One site. All methods may raise StoreError. Not thread-safe: one caller at a time.
 
-    `list` is counted in `directories_listed`, bytes written by `stage` in `bytes_written`.
+    `list` is counted in `directories_listed`, bytes written by `stage` in `bytes_written`,
+    attributes that the site refused to keep in `fidelity_debt`. No name may be empty, `.` or `..`
+    or hold a `/` (EINVAL); at the root the reserved name is never there and cannot be made (EPERM).
     """
 
     directories_listed: int
     bytes_written: int
+    fidelity_debt: int
 
     def root(self) -> Directory:
         """The site's root; stays open."""
@@ -203,6 +206,8 @@ class SiteStore(Protocol):
     def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
         """Make a complete object outside the tree: file (with content, or empty for None),
         directory, symlink, fifo, socket or device by `attributes.mode`, with attributes and mark.
+
+        What goes wrong in reading `content` is raised as the source puts it (replicator.view).
         """
 
     def discard(self, staged: Staged) -> None:
@@ -215,7 +220,8 @@ class SiteStore(Protocol):
         self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
     ) -> None:
         """rename(2), atomically replacing what `commit` would replace. Two names of one object:
-        the old name goes (rename(2) itself would do nothing)."""
+        the old name goes (rename(2) itself would do nothing). A directory over something else, or
+        the reverse: what stood there may be away for a moment before."""
 
     def exchange(
         self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
@@ -233,7 +239,8 @@ class SiteStore(Protocol):
 
     def keep(self, directory: Directory, name: bytes, path: bytes) -> None:
         """Move it to `.mirrorfs/kept/YYYY-MM-DD/PATH` (numbered if that is taken): what must not
-        be lost. `path` is relative to the root; a path too long for a name is shortened."""
+        be lost. `path` is relative to the root; a name that becomes too long is cut. Nothing there:
+        nothing is done."""
 
     def set_attributes(
         self, directory: Directory, name: bytes, attributes: Attributes, mark: Mark

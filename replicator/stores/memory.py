@@ -60,6 +60,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.directories_listed = 0
         self.bytes_written = 0
+        self.fidelity_debt = 0
         self.files: dict[str, bytes] = {}
         self.kept: dict[bytes, Node] = {}
         self._created = 0

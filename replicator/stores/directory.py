@@ -1,0 +1,322 @@
+"""A site that is a directory of a mounted file system.
+
+Works on directory descriptors and single names, never on paths below the site's root, and never
+follows a symlink: nothing outside the root can be touched. What is not complete is under
+`.mirrorfs/stage`; it is renamed to its place in one step. Whether an object belongs there is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from replicator import system_calls
+from replicator.copying import copy_content
+from replicator.stores.attributes import change, dress, read_mark, write_mark
+from replicator.stores.base import (
+    RESERVED,
+    Attributes,
+    Content,
+    Directory,
+    Mark,
+    SiteEntry,
+    Staged,
+    StoreError,
+)
+from replicator.stores.site_root import SiteRoot
+from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
+from replicator.xattrs import At, path_of, read_xattrs
+
+_OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DirectoryStore:
+    """SiteStore over a directory. Directories are descriptors, staged objects names in the stage.
+
+    Attributes:
+        fidelity_debt: how many attributes the site's file system refused to keep.
+    """
+
+    def __init__(self, site: SiteRoot) -> None:
+        self.directories_listed = 0
+        self.bytes_written = 0
+        self.fidelity_debt = 0
+        self._site = site
+        self._root = site.root
+        self._stage = Stage(site.stage)
+
+    @classmethod
+    def open(
+        cls,
+        path: bytes,
+        *,
+        volume: bytes,
+        name: str,
+        adopt: bool = False,
+        source: int | None = None,
+    ) -> DirectoryStore:
+        """Take the site directory at `path` for the volume of that UUID (16 bytes).
+
+        `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
+        stands there bears no marks. `source` is a descriptor of the source's root: neither may
+        hold the other. Raises SiteRefusedError, StoreError.
+        """
+        with _border("open the site", path):
+            return cls(SiteRoot.open(path, volume, name, adopt=adopt, source=source))
+
+    def renew(self) -> None:
+        """Renew the lease; to be called every `lease.RENEW_SECONDS`.
+
+        Raises SiteRefusedError when it is lost (stop at once), StoreError.
+        """
+        with _border("renew the lease of", self._site.path):
+            self._site.lease.renew()
+
+    # Directories
+
+    def root(self) -> Directory:
+        """See SiteStore."""
+        return self._root
+
+    def limbo(self) -> Directory:
+        """See SiteStore."""
+        return self._site.limbo
+
+    def open_directory(self, directory: Directory, name: bytes) -> Directory | None:
+        """See SiteStore."""
+        if directory == self._root and name == RESERVED:
+            return None
+        with _border("open", name):
+            return open_directory(self._at(directory, name), name)
+
+    def close_directory(self, directory: Directory) -> None:
+        """See SiteStore."""
+        if directory not in (self._root, self._site.limbo):
+            os.close(_fd(directory))
+
+    # Looking
+
+    def lookup(self, directory: Directory, name: bytes) -> SiteEntry | None:
+        """See SiteStore."""
+        if directory == self._root and name == RESERVED:
+            return None
+        with _border("look at", name):
+            try:
+                with self._object(directory, name) as fd:
+                    return _entry(os.fstat(fd), read_mark(path_of(fd)))
+            except FileNotFoundError:
+                return None
+
+    def list(self, directory: Directory) -> list[bytes]:
+        """See SiteStore."""
+        self.directories_listed += 1
+        with _border("list a directory of", self._site.path):
+            found = names(_fd(directory))
+        return [name for name in found if name != RESERVED or directory != self._root]
+
+    def xattrs(self, directory: Directory, name: bytes) -> dict[bytes, bytes]:
+        """See SiteStore."""
+        with _border("read the attributes of", name), self._object(directory, name) as fd:
+            return read_xattrs(path_of(fd))
+
+    def root_entry(self) -> SiteEntry:
+        """See SiteStore."""
+        with _border("look at", self._site.path):
+            return _entry(os.fstat(self._root), read_mark(self._root))
+
+    # Making
+
+    def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
+        """See SiteStore. Passes on what reading the source raises."""
+        slot = self._stage.slot()
+        with _border("stage an object at", self._site.path):
+            try:
+                self._make(slot, attributes, content, mark)
+            except BaseException:
+                self._stage.clear(slot)
+                raise
+        return slot
+
+    def discard(self, staged: Staged) -> None:
+        """See SiteStore."""
+        with _border("clear the stage of", self._site.path):
+            self._stage.clear(_slot(staged))
+
+    def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
+        """See SiteStore."""
+        with _border("put in place", name):
+            self._stage.commit(_slot(staged), self._at(directory, name), name)
+
+    def move(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """See SiteStore. Where one of the two is a directory and the other is not, what stood
+        there is taken away first."""
+        with _border("move", name):
+            source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._stage.move(source, name, target, to_name)
+
+    def exchange(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """See SiteStore. Where the file system cannot, in three renames."""
+        with _border("exchange", name):
+            source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._stage.exchange(source, name, target, to_name)
+
+    def link(
+        self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
+    ) -> None:
+        """See SiteStore."""
+        with _border("link", name):
+            source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._stage.link(source, name, target, to_name)
+
+    def remove(self, directory: Directory, name: bytes) -> None:
+        """See SiteStore."""
+        with _border("remove", name):
+            remove(self._at(directory, name), name)
+
+    def keep(self, directory: Directory, name: bytes, path: bytes) -> None:
+        """See SiteStore."""
+        day = time.strftime("%Y-%m-%d", time.gmtime()).encode()
+        parts = [part for part in path.split(b"/") if part not in (b"", b".", b"..")]
+        with _border("keep", name):
+            source = self._at(directory, name)
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=source, follow_symlinks=False)
+                put_away(source, name, self._site.kept, [day, *(parts or [name])])
+
+    # Attributes
+
+    def set_attributes(
+        self, directory: Directory, name: bytes, attributes: Attributes, mark: Mark
+    ) -> None:
+        """See SiteStore."""
+        with _border("set the attributes of", name), self._object(directory, name) as fd:
+            self.fidelity_debt += change(path_of(fd), os.fstat(fd), attributes, mark)
+
+    def set_root_attributes(self, attributes: Attributes, mark: Mark) -> None:
+        """See SiteStore."""
+        with _border("set the attributes of", self._site.path):
+            self.fidelity_debt += change(self._root, os.fstat(self._root), attributes, mark)
+
+    def set_mark(self, directory: Directory, name: bytes, mark: Mark) -> None:
+        """See SiteStore."""
+        with _border("mark", name), self._object(directory, name) as fd:
+            write_mark(path_of(fd), mark)
+
+    def set_directory_times(self, directory: Directory, atime_ns: int, mtime_ns: int) -> None:
+        """See SiteStore."""
+        with _border("set the times of a directory of", self._site.path):
+            os.utime(_fd(directory), ns=(atime_ns, mtime_ns))
+
+    # Our own files, durability, the end
+
+    def read_file(self, name: str) -> bytes | None:
+        """See SiteStore."""
+        with _border("read", name.encode()):
+            return self._site.read(name)
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """See SiteStore."""
+        with _border("write", name.encode()):
+            system_calls.syncfs(self._root)
+            self._site.write(name, data)
+
+    def append_file(self, name: str, data: bytes) -> None:
+        """See SiteStore."""
+        with _border("append to", name.encode()):
+            self._site.append(name, data)
+
+    def sync(self) -> None:
+        """See SiteStore."""
+        with _border("sync", self._site.path):
+            system_calls.syncfs(self._root)
+
+    def close(self) -> None:
+        """See SiteStore."""
+        self._site.close()
+
+    # Inside
+
+    def _at(self, directory: Directory, name: bytes) -> int:
+        """The descriptor of a directory, for a name that may stand there."""
+        if name in (b"", b".", b"..") or b"/" in name:
+            raise OSError(errno.EINVAL, "no name of a directory entry")
+        if name == RESERVED and directory == self._root:
+            raise OSError(errno.EPERM, "the reserved name")
+        return _fd(directory)
+
+    @contextlib.contextmanager
+    def _object(self, directory: Directory, name: bytes) -> Iterator[int]:
+        fd = os.open(name, _OBJECT, dir_fd=self._at(directory, name))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _make(
+        self, name: bytes, attributes: Attributes, content: Content | None, mark: Mark
+    ) -> None:
+        stage, kind = self._stage.fd, stat.S_IFMT(attributes.mode)
+        if kind == stat.S_IFREG:
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=stage)
+        elif kind == stat.S_IFDIR:
+            os.mkdir(name, 0o700, dir_fd=stage)
+            fd = os.open(name, DIRECTORY, dir_fd=stage)
+        else:
+            if kind == stat.S_IFLNK:
+                os.symlink(attributes.target or b"", name, dir_fd=stage)
+            else:
+                os.mknod(name, kind | 0o600, attributes.rdev, dir_fd=stage)
+            fd = os.open(name, _OBJECT, dir_fd=stage)
+        try:
+            at: At = fd if kind in (stat.S_IFREG, stat.S_IFDIR) else path_of(fd)
+            if content is not None and kind == stat.S_IFREG:
+                self.bytes_written += copy_content(content.fileno(), fd)
+            self.fidelity_debt += dress(at, attributes, mark)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _border(what: str, where: bytes) -> Iterator[None]:
+    """Turns OSError into StoreError, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise StoreError.of(
+            f"cannot {what} {os.fsdecode(where)!r}: {error.strerror or error}", code
+        ) from error
+
+
+def _fd(directory: Directory) -> int:
+    assert isinstance(directory, int)
+    return directory
+
+
+def _slot(staged: Staged) -> bytes:
+    assert isinstance(staged, bytes)
+    return staged
+
+
+def _entry(found: os.stat_result, mark: Mark | None) -> SiteEntry:
+    return SiteEntry(
+        identity=(found.st_dev, found.st_ino),
+        mode=found.st_mode,
+        uid=found.st_uid,
+        gid=found.st_gid,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        rdev=found.st_rdev,
+        links=found.st_nlink,
+        mark=mark,
+    )

@@ -1,0 +1,269 @@
+"""The root of a site directory: whose it is, what of ours is in it, who uses it.
+
+    SITE/.mirrorfs/       0700
+      site                JSON: format, volume UUID, name of the site
+      lock                the lease (lease.py)
+      stage/              objects being made; emptied when the site is opened
+      limbo/  kept/       living objects without a place; what was removed or replaced, by day
+      state and others    files of the caller
+
+Nothing outside `.mirrorfs` is touched here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from replicator.stores.attributes import MARK
+from replicator.stores.base import RESERVED, SiteRefusedError
+from replicator.stores.lease import Lease
+
+FORMAT = 1
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class SiteFile(msgspec.Struct, frozen=True):
+    """What `.mirrorfs/site` says."""
+
+    format: int
+    volume: str
+    name: str
+
+
+@dataclass(slots=True)
+class SiteRoot:
+    """An open site directory, its lease held.
+
+    Attributes:
+        path: as the operator gave it.
+        root, reserved, stage, limbo, kept: descriptors of the site, `.mirrorfs` and what is in it.
+    """
+
+    path: bytes
+    root: int
+    reserved: int
+    stage: int
+    limbo: int
+    kept: int
+    lease: Lease
+
+    @classmethod
+    def open(
+        cls, path: bytes, volume: bytes, name: str, *, adopt: bool, source: int | None
+    ) -> SiteRoot:
+        """See DirectoryStore.open. Raises SiteRefusedError, OSError."""
+        with contextlib.ExitStack() as opened, _refusals(os.fsdecode(path)):
+            root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, root)
+            if source is not None:
+                _refuse_overlap(root, source)
+            _refuse_foreign(root, volume, name, adopt)  # before anything is changed there
+            reserved = _subdirectory(root, RESERVED)
+            opened.callback(os.close, reserved)
+            lease = Lease(reserved)
+            opened.callback(lease.release)
+            known = _refuse_foreign(root, volume, name, adopt)  # nobody else changes it now
+            stage, limbo, kept = (
+                _opened(_subdirectory(reserved, part), opened)
+                for part in (b"stage", b"limbo", b"kept")
+            )
+            _empty(stage)
+            _refuse_markless(stage)
+            wanted = SiteFile(FORMAT, str(uuid.UUID(bytes=volume)), name)
+            if known != wanted:
+                _replace(reserved, b"site", msgspec.json.encode(wanted) + b"\n")
+            opened.pop_all()
+            return cls(path, root, reserved, stage, limbo, kept, lease)
+
+    def read(self, name: str) -> bytes | None:
+        """A file under `.mirrorfs`; None if there is none."""
+        return _read(self.reserved, _own(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace it, durably, by one rename."""
+        _replace(self.reserved, _own(name), data)
+
+    def append(self, name: str, data: bytes) -> None:
+        """Append to it."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FILE
+        _write(os.open(_own(name), flags, 0o600, dir_fd=self.reserved), data, sync=False)
+
+    def close(self) -> None:
+        """Give back the lease and all descriptors; the second time nothing happens."""
+        if self.root < 0:
+            return
+        self.lease.release()
+        for fd in (self.stage, self.limbo, self.kept, self.reserved, self.root):
+            os.close(fd)
+        self.root = -1
+
+
+@contextlib.contextmanager
+def _refusals(shown: str) -> Iterator[None]:
+    """Puts the site's path before a refusal; what a wrong path gives is a refusal, too."""
+    try:
+        yield
+    except SiteRefusedError as error:
+        raise SiteRefusedError(f"{shown}: {error}") from error.__cause__
+    except FileNotFoundError:
+        raise SiteRefusedError(f"{shown}: does not exist") from None
+    except NotADirectoryError:
+        raise SiteRefusedError(f"{shown}: not a directory") from None
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise SiteRefusedError(f"{shown}: not writable: {error.strerror}") from error
+
+
+def _refuse_overlap(root: int, source: int) -> None:
+    """Refuse a site that is the source, in it, or around it."""
+    if _is_at_or_below(root, os.fstat(source)):
+        raise SiteRefusedError("is inside the source tree")
+    if _is_at_or_below(source, os.fstat(root)):
+        raise SiteRefusedError("the source tree is inside it")
+
+
+def _is_at_or_below(directory: int, above: os.stat_result) -> bool:
+    with contextlib.ExitStack() as opened:
+        while True:
+            found = os.fstat(directory)
+            if os.path.samestat(found, above):
+                return True
+            parent = _opened(os.open(b"..", os.O_PATH | os.O_CLOEXEC, dir_fd=directory), opened)
+            if os.path.samestat(found, os.fstat(parent)):
+                return False
+            directory = parent
+
+
+def _refuse_foreign(root: int, volume: bytes, name: str, adopt: bool) -> SiteFile | None:
+    """Refuse what is not this volume's; what `.mirrorfs/site` says now."""
+    try:
+        reserved = os.open(RESERVED, _DIRECTORY, dir_fd=root)
+    except FileNotFoundError:
+        found = source = None
+    except OSError as error:
+        raise SiteRefusedError(f"its .mirrorfs cannot be opened: {error.strerror}") from error
+    else:
+        try:
+            found, source = _site_file(reserved), _read(reserved, b"volume")
+        finally:
+            os.close(reserved)
+    if source is not None:
+        raise SiteRefusedError("is the source tree of a volume")
+    if found is None:
+        others = [entry for entry in os.listdir(root) if os.fsencode(entry) != RESERVED]
+        if others and not adopt:
+            raise SiteRefusedError(
+                f"not empty ({min(others)!r}) and not a site of this volume; "
+                "'replicator attach --adopt' takes it"
+            )
+        return None
+    if found.format != FORMAT:
+        raise SiteRefusedError(f"has format {found.format}, only {FORMAT} is known here")
+    if found.volume != str(uuid.UUID(bytes=volume)):
+        raise SiteRefusedError(f"belongs to another volume, {found.volume}")
+    if found.name != name and not adopt:
+        raise SiteRefusedError(
+            f"is site {found.name!r} of this volume, not {name!r}; "
+            "'replicator attach --adopt' renames it"
+        )
+    return found
+
+
+def _site_file(reserved: int) -> SiteFile | None:
+    text = _read(reserved, b"site")
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=SiteFile)
+    except msgspec.DecodeError as error:
+        raise SiteRefusedError(f"its .mirrorfs/site cannot be read: {error}") from None
+
+
+def _refuse_markless(stage: int) -> None:
+    """Refuse a file system on which copies cannot be marked."""
+    os.symlink(b"probe", b"probe", dir_fd=stage)
+    fd = os.open(b"probe", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage)
+    try:
+        os.setxattr(b"/proc/self/fd/%d" % fd, MARK, b"probe")
+    except OSError as error:
+        raise SiteRefusedError(
+            f"its file system does not keep trusted.* extended attributes ({error.strerror})"
+        ) from error
+    finally:
+        os.close(fd)
+        os.unlink(b"probe", dir_fd=stage)
+
+
+def _subdirectory(parent: int, name: bytes) -> int:
+    """A descriptor of that private directory, made if need be. Its entries inherit no ACL."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        os.fchmod(fd, 0o700)
+        with contextlib.suppress(OSError):
+            os.removexattr(fd, "system.posix_acl_default")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _empty(directory: int) -> None:
+    for name in os.listdir(directory):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except IsADirectoryError:
+            fd = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                _empty(fd)
+            finally:
+                os.close(fd)
+            os.rmdir(name, dir_fd=directory)
+
+
+def _opened(fd: int, opened: contextlib.ExitStack) -> int:
+    opened.callback(os.close, fd)
+    return fd
+
+
+def _own(name: str) -> bytes:
+    if "/" in name or name in ("", ".", "..", "site", "lock"):
+        raise ValueError(f"no name for a file of ours: {name!r}")
+    return os.fsencode(name)
+
+
+def _read(directory: int, name: bytes) -> bytes | None:
+    try:
+        fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _replace(directory: int, name: bytes, data: bytes) -> None:
+    fresh = b"new." + name
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FILE
+    _write(os.open(fresh, flags, 0o600, dir_fd=directory), data, sync=True)
+    os.replace(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
+
+
+def _write(fd: int, data: bytes, *, sync: bool) -> None:
+    with open(fd, "wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if sync:
+            os.fsync(fd)

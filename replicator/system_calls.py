@@ -1,0 +1,123 @@
+"""System calls Python has no function for: handles, renameat2, syncfs, fstatfs.
+
+Thin: bytes and descriptors in, plain values out, OSError on failure. No decisions are taken here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+AT_EMPTY_PATH: Final = 0x1000
+FUSE_SUPER_MAGIC: Final = 0x65735546
+
+_FS_IOC_GETFSUUID = 0x80111500
+_HANDLE_BYTES_MAX = 128
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("bytes", ctypes.c_uint),
+        ("type", ctypes.c_int),
+        ("handle", ctypes.c_ubyte * _HANDLE_BYTES_MAX),
+    )
+
+
+def _function(name: str, *arguments: Any) -> Any:
+    function = getattr(_libc, name)
+    function.argtypes = arguments
+    function.restype = ctypes.c_int
+    return function
+
+
+_int, _name = ctypes.c_int, ctypes.c_char_p
+_handle_pointer = ctypes.POINTER(_FileHandle)
+_name_to_handle_at = _function(
+    "name_to_handle_at", _int, _name, _handle_pointer, ctypes.POINTER(_int), _int
+)
+_open_by_handle_at = _function("open_by_handle_at", _int, _handle_pointer, _int)
+_renameat2 = _function("renameat2", _int, _name, _int, _name, ctypes.c_uint)
+_syncfs = _function("syncfs", _int)
+_fstatfs = _function("fstatfs", _int, ctypes.c_char_p)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What name_to_handle_at(2) says of an object; `mount_id` is where it was found."""
+
+    type: int
+    handle: bytes
+    mount_id: int
+
+
+def handle_of(descriptor: int) -> Handle:
+    """The file handle of an open object (O_PATH will do). EOPNOTSUPP: its file system has none."""
+    found = _FileHandle(_HANDLE_BYTES_MAX)
+    mount_id = _int()
+    _checked(
+        _name_to_handle_at(
+            descriptor, b"", ctypes.byref(found), ctypes.byref(mount_id), AT_EMPTY_PATH
+        )
+    )
+    return Handle(found.type, ctypes.string_at(found.handle, found.bytes), mount_id.value)
+
+
+def open_handle(mount: int, handle_type: int, handle: bytes, flags: int) -> int:
+    """A descriptor of the object; `mount` is one of the same mount, not O_PATH.
+
+    ESTALE: it does not exist any more.
+    """
+    wanted = _FileHandle(len(handle), handle_type)
+    ctypes.memmove(wanted.handle, handle, min(len(handle), _HANDLE_BYTES_MAX))
+    return _checked(_open_by_handle_at(mount, ctypes.byref(wanted), flags | os.O_CLOEXEC))
+
+
+def rename(directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    _checked(_renameat2(directory, name, to_directory, to_name, flags))
+
+
+def syncfs(descriptor: int) -> None:
+    """Everything written to the file system of that descriptor is durable when this returns."""
+    _checked(_syncfs(descriptor))
+
+
+def file_system_type(descriptor: int) -> int:
+    """f_type of statfs(2)."""
+    return _statfs(descriptor)[0]
+
+
+def file_system_id(descriptor: int) -> int:
+    """f_fsid of statfs(2), first word lowest."""
+    return _statfs(descriptor)[1]
+
+
+def _statfs(descriptor: int) -> tuple[int, int]:
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_fstatfs(descriptor, buffer))
+    kind, identity = struct.unpack_from("<q48xQ", buffer.raw)
+    return kind, identity
+
+
+def file_system_uuid(descriptor: int) -> bytes:
+    """The file system's UUID (16 bytes); empty if it cannot be told."""
+    answer = bytearray(17)
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, answer)
+    except OSError:
+        return b""
+    return bytes(answer[1:17]) if answer[0] == 16 else b""
