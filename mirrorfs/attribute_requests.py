@@ -1,0 +1,171 @@
+"""Requests about attributes: mode, owner, size, times, extended attributes, ACLs.
+
+Each makes the system call, appends the record and answers, without an await between.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileNameT,
+    FUSEError,
+    InodeT,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from mirrorfs import capture
+from mirrorfs.callers import in_group
+from mirrorfs.engine import Engine, answer
+from mirrorfs.inodes import Node
+
+DAEMON_XATTR: Final = b"trusted.mirrorfs.daemon"
+"""Virtual attribute of the mount's root: what `EngineOptions.status` says."""
+
+_ACL_XATTR: Final = b"system.posix_acl_access"
+
+
+class AttributeRequests(Engine):
+    """Handlers of these requests."""
+
+    @answer
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """Attributes as the source has them now."""
+        node = self._objects.node(inode)
+        attributes = self._tree.attributes(self._objects.descriptor(node))
+        return self._attributes(inode, node.generation, attributes)
+
+    @answer
+    def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """Set size, owner, mode and times, as many as the request names."""
+        node = self._objects.node(inode)
+        self._hold(node)
+        others = (
+            fields.update_uid
+            or fields.update_gid
+            or fields.update_mode
+            or fields.update_atime
+            or fields.update_mtime
+        )
+        try:
+            if fields.update_size:
+                self._set_size(node, attr.st_size, fh)
+            if others:
+                self._set_attributes(self._objects.descriptor(node), attr, fields)
+        finally:  # after an error too: a part of it may be done
+            if fields.update_size:
+                self._recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
+            if others:
+                self._recorder.attributes(node)
+        attributes = self._tree.attributes(self._objects.descriptor(node))
+        return self._attributes(inode, node.generation, attributes)
+
+    def _set_size(self, node: Node, size: int, fh: int | None) -> None:
+        handle = None if fh is None else self._files.get(fh)
+        if fh is not None and handle is not None and handle.writable:
+            self._tree.truncate_open(fh, size)
+        else:
+            self._tree.truncate(self._objects.descriptor(node), size)
+
+    def _set_attributes(
+        self, descriptor: int, attr: EntryAttributes, fields: SetattrFields
+    ) -> None:
+        """Owner before mode: a change of owner clears the set-id bits."""
+        if fields.update_uid or fields.update_gid:
+            uid = attr.st_uid if fields.update_uid else -1
+            gid = attr.st_gid if fields.update_gid else -1
+            self._tree.set_owner(descriptor, uid, gid)
+        if fields.update_mode:
+            self._tree.set_mode(descriptor, attr.st_mode)
+        if fields.update_atime or fields.update_mtime:
+            atime_ns = attr.st_atime_ns if fields.update_atime else None
+            mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
+            self._tree.set_times(descriptor, atime_ns, mtime_ns)
+
+    @answer
+    def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        """What a symlink says."""
+        return self._tree.target(self._objects.descriptor(self._objects.node(inode)))
+
+    @answer
+    def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        """Value of an extended attribute; mirrorfs's own do not exist, but one on the root."""
+        node = self._objects.node(inode)
+        if capture.reserved_xattr(name):
+            if name == DAEMON_XATTR and node is self._objects.table.root:
+                return self._options.status()
+            raise FUSEError(errno.ENODATA)
+        return self._tree.xattr(self._objects.descriptor(node), name)
+
+    @answer
+    def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        """Names of extended attributes; trusted ones for root alone, as the kernel has it."""
+        names = self._tree.xattrs(self._objects.descriptor(self._objects.node(inode)))
+        return [
+            name
+            for name in names
+            if not capture.reserved_xattr(name)
+            and (ctx.uid == 0 or not name.startswith(b"trusted."))
+        ]
+
+    @answer
+    def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute or an ACL."""
+        if capture.reserved_xattr(name):
+            raise FUSEError(errno.EPERM)
+        node = self._objects.node(inode)
+        self._hold(node)
+        descriptor = self._objects.descriptor(node)
+        self._tree.set_xattr(descriptor, name, value)
+        if name == _ACL_XATTR and ctx.uid != 0:
+            self._clear_set_group_id(descriptor, ctx)
+        self._recorder.xattr(node, name)
+
+    def _clear_set_group_id(self, descriptor: int, ctx: RequestContext) -> None:
+        """An ACL set by somebody outside the file's group ends its set-group-id."""
+        attributes = self._tree.attributes(descriptor)
+        if not attributes.st_mode & stat.S_ISGID or ctx.gid == attributes.st_gid:
+            return
+        if not in_group(ctx.pid, attributes.st_gid):
+            self._tree.set_mode(descriptor, attributes.st_mode & ~stat.S_ISGID)
+
+    @answer
+    def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        """Remove an extended attribute or an ACL."""
+        if capture.reserved_xattr(name):
+            raise FUSEError(errno.EPERM)
+        node = self._objects.node(inode)
+        self._hold(node)
+        self._tree.remove_xattr(self._objects.descriptor(node), name)
+        self._recorder.xattr(node, name)
+
+    @answer
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Sizes of the file system below."""
+        source = self._tree.statistics()
+        answer = StatvfsData()
+        answer.f_bsize = source.f_bsize
+        answer.f_frsize = source.f_frsize
+        answer.f_blocks = source.f_blocks
+        answer.f_bfree = source.f_bfree
+        answer.f_bavail = source.f_bavail
+        answer.f_files = source.f_files
+        answer.f_ffree = source.f_ffree
+        answer.f_favail = source.f_favail
+        answer.f_namemax = source.f_namemax
+        return answer

@@ -1,0 +1,237 @@
+"""What all requests share: the engine's state, its life cycle, and how a request is answered.
+
+`answer` and `answer_later` are the border where errors become errnos; nothing gets past them, so
+that no request ends the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FUSEError
+
+from mirrorfs.backing_tree import BackingTree
+from mirrorfs.callers import Jobs, prepare_thread
+from mirrorfs.capture import RESERVED
+from mirrorfs.errors import errno_of
+from mirrorfs.inodes import Node
+from mirrorfs.listing import Listing
+from mirrorfs.objects import Objects
+from mirrorfs.recorder import Journal, Recorder
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_E = TypeVar("_E", bound="Engine")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an operator chooses, and what the engine asks of its surroundings.
+
+    Attributes:
+        attr_timeout, entry_timeout, negative_timeout: for how long the kernel may keep attributes,
+            names and the absence of names, in seconds.
+        io: where read and write system calls run: "inline", or in "threads" (network file systems).
+        journal_open_files: interval in seconds at which changed open files get a record.
+        job_variables: environment variables that hold a batch job's id, the first one set counts.
+        descriptors_max: open descriptors to stay below.
+        status: the value of DAEMON_XATTR.
+    """
+
+    attr_timeout: float = 3600.0
+    entry_timeout: float = 3600.0
+    negative_timeout: float = 3600.0
+    io: Literal["inline", "threads"] = "inline"
+    journal_open_files: float = 30.0
+    job_variables: tuple[str, ...] = (
+        "SLURM_JOB_ID",
+        "PBS_JOBID",
+        "LSB_JOBID",
+        "JOB_ID",
+        "OAR_JOB_ID",
+    )
+    descriptors_max: int = 800
+    status: Callable[[], bytes] = bytes
+
+
+class Handle:
+    """An open file; the kernel knows it by its descriptor."""
+
+    __slots__ = ("node", "writable")
+
+    def __init__(self, node: Node, *, writable: bool) -> None:
+        self.node = node
+        self.writable = writable
+
+
+def answer(
+    handler: Callable[Concatenate[_E, _P], _R],
+) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
+    """A handler without awaits as pyfuse3 wants it: errors are errnos, nothing ends the daemon."""
+
+    @functools.wraps(handler)
+    async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(errno_of(error)) from None
+        except Exception as error:  # noqa: BLE001 - no request may end the daemon
+            raise self.unexpected(handler.__name__, error) from None
+
+    return handle
+
+
+def answer_later(
+    handler: Callable[Concatenate[_E, _P], Awaitable[_R]],
+) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
+    """The same for a handler that may wait for another thread."""
+
+    @functools.wraps(handler)
+    async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(errno_of(error)) from None
+        except Exception as error:  # noqa: BLE001 - no request may end the daemon
+            raise self.unexpected(handler.__name__, error) from None
+
+    return handle
+
+
+class Engine(pyfuse3.Operations):
+    """One source tree being served, by the thread that makes this (trio's)."""
+
+    supports_dot_lookup = False
+    enable_acl = True
+    enable_writeback_cache = False
+
+    def __init__(self, tree: BackingTree, journal: Journal, options: EngineOptions) -> None:
+        prepare_thread()
+        self._tree = tree
+        self._options = options
+        self._objects = Objects(tree, options.descriptors_max)
+        self._recorder = Recorder(tree, self._objects, journal)
+        self._jobs = Jobs(options.job_variables)
+        self._files: dict[int, Handle] = {}
+        self._listings: dict[int, Listing] = {}
+        self._threads = options.io == "threads"
+        self._stale_attributes: list[int] = []
+        self._background = trio.Event()
+        self._logged: set[tuple[str, type[BaseException]]] = set()
+
+    # -- life cycle ------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> int:
+        """How many objects the kernel holds."""
+        return len(self._objects.table.nodes)
+
+    @property
+    def open_files(self) -> int:
+        """How many file handles are open."""
+        return len(self._files)
+
+    async def poll_open_files(self) -> None:
+        """Record changed files that stay open, for ever; and what requests leave for later."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work_in_background)
+            while True:
+                await trio.sleep(self._options.journal_open_files)
+                self.record_open_files()
+
+    def record_open_files(self) -> None:
+        """A `write` record of every open file that has an unrecorded change."""
+        for node in list(self._recorder.dirty):
+            try:
+                self._recorder.content(node)
+            except OSError as error:
+                log.error("inode %d: cannot be looked at: %s", node.number, error.strerror)
+
+    def finish(self) -> None:
+        """After the last request: record what is still unrecorded, close everything."""
+        self.record_open_files()
+        for descriptor in (*self._files, *self._listings):
+            self._tree.close_descriptor(descriptor)
+        self._files.clear()
+        self._listings.clear()
+        self._objects.close()
+        self._jobs.close()
+
+    async def _work_in_background(self) -> None:
+        while True:
+            await self._background.wait()
+            self._background = trio.Event()
+            numbers, self._stale_attributes = self._stale_attributes, []
+            descriptors, self._objects.slow_to_close = self._objects.slow_to_close, []
+            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors)
+
+    def _do_slow_things(self, numbers: list[int], descriptors: list[int]) -> None:
+        """In another thread: what must not happen inside a request, or may take long."""
+        for number in numbers:
+            try:
+                pyfuse3.invalidate_inode(number, attr_only=True)
+            except OSError:  # the kernel has forgotten it meanwhile
+                log.debug("inode %d: not known any more", number)
+        for descriptor in descriptors:
+            self._tree.close_descriptor(descriptor)
+
+    def unexpected(self, request: str, error: Exception) -> FUSEError:
+        """The answer to a request that failed by our fault; each fault is logged once."""
+        seen = (request, type(error))
+        if seen not in self._logged:
+            self._logged.add(seen)
+            log.error("%s: internal error, answered EIO", request, exc_info=error)
+        return FUSEError(errno.EIO)
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def _attributes(self, number: int, generation: int, source: os.stat_result) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = number
+        entry.generation = generation
+        entry.entry_timeout = self._options.entry_timeout
+        entry.attr_timeout = self._options.attr_timeout
+        entry.st_mode = source.st_mode
+        entry.st_nlink = source.st_nlink
+        entry.st_uid = source.st_uid
+        entry.st_gid = source.st_gid
+        entry.st_rdev = source.st_rdev
+        entry.st_size = source.st_size
+        entry.st_blksize = source.st_blksize
+        entry.st_blocks = source.st_blocks
+        entry.st_atime_ns = source.st_atime_ns
+        entry.st_mtime_ns = source.st_mtime_ns
+        entry.st_ctime_ns = source.st_ctime_ns
+        return entry
+
+    def _entry(self, node: Node, source: os.stat_result) -> EntryAttributes:
+        """An answer by which the kernel holds one more reference to the node."""
+        node.lookups += 1
+        return self._attributes(node.number, node.generation, source)
+
+    def _directory_for(self, number: int, name: bytes, error: int) -> Node:
+        """The directory a name is used in; the reserved name answers `error`."""
+        directory = self._objects.node(number)
+        if name == RESERVED and directory is self._objects.table.root:
+            raise FUSEError(error)
+        return directory
+
+    def _hold(self, node: Node) -> None:
+        """Keep an object over the removal of its name: the kernel may go on using it, and its
+        inode number must not go to another object meanwhile."""
+        self._objects.descriptor(node)
+        self._objects.identity(node)

@@ -1,0 +1,139 @@
+"""Turns what was done to a node into records, and remembers what still needs one.
+
+Looks at the object after its change, asks `capture` for the record and appends it. Changes nothing
+in the source and answers no requests. Used between two awaits of the thread that serves requests.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from mirrorfs import capture
+from mirrorfs.backing_tree import BackingTree
+from mirrorfs.capture import Captured, Subject
+from mirrorfs.inodes import Node
+from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Who
+from mirrorfs.objects import Objects
+
+
+class Journal(Protocol):
+    """Where records go. Never raises: what cannot be appended is its own business."""
+
+    def append(self, kind: Kind, body: Change, flags: int = 0) -> object:
+        """Append one record before the job has its answer."""
+
+
+class Recorder:
+    """The records of one tree.
+
+    Attributes:
+        dirty: nodes with a content change that no record tells of yet.
+    """
+
+    def __init__(self, tree: BackingTree, objects: Objects, journal: Journal) -> None:
+        self.dirty: set[Node] = set()
+        self._tree = tree
+        self._objects = objects
+        self._journal = journal
+
+    def mark_dirty(self, node: Node) -> None:
+        """Its content changes: a record must follow."""
+        if not node.dirty:
+            node.dirty = True
+            self.dirty.add(node)
+
+    def made(
+        self,
+        directory: Node,
+        name: bytes,
+        identity: ObjectId,
+        attributes: os.stat_result,
+        *,
+        dirty: bool = False,
+    ) -> None:
+        """A new object stands there. Works on facts: the node comes after the record."""
+        subject = Subject(
+            identity, attributes.st_mode, attributes.st_nlink, attributes.st_ctime_ns, dirty
+        )
+        place, path = self._place(directory, name)
+        self._append(capture.made(subject, place, path))
+
+    def linked(self, node: Node, directory: Node, name: bytes) -> os.stat_result:
+        """An object got another name."""
+        subject, attributes = self._look(node)
+        place, path = self._place(directory, name)
+        other = node.other_name(directory, name)
+        known = None if other is None else self._objects.place(*other)
+        self._append(capture.linked(subject, place, path, known))
+        return attributes
+
+    def removed(self, node: Node, directory: Node, name: bytes) -> os.stat_result:
+        """A name was removed."""
+        subject, attributes = self._look(node)
+        self._append(capture.removed(subject, *self._place(directory, name)))
+        return attributes
+
+    def renamed(
+        self,
+        node: Node,
+        displaced: Node | None,
+        old: tuple[Node, bytes],
+        new: tuple[Node, bytes],
+        flags: int,
+    ) -> os.stat_result | None:
+        """A name became another one. Returns the attributes of what was displaced."""
+        subject, _ = self._look(node)
+        other, attributes = (None, None) if displaced is None else self._look(displaced)
+        old_place, _ = self._place(*old)
+        new_place, path = self._place(*new)
+        self._append(capture.renamed(subject, (old_place, new_place), path, flags, other))
+        return attributes
+
+    def content(self, node: Node, who: Who | None = None) -> os.stat_result:
+        """Its content changed: the record covers everything up to now."""
+        node.dirty = False
+        self.dirty.discard(node)
+        subject, attributes = self._look(node)
+        self._append(
+            capture.written(
+                subject,
+                self._objects.known_place(node),
+                self._objects.table.path(node),
+                attributes.st_size,
+                attributes.st_mtime_ns,
+                who or node.who,
+            )
+        )
+        return attributes
+
+    def attributes(self, node: Node) -> os.stat_result:
+        """Mode, owner or times were set."""
+        subject, attributes = self._look(node)
+        place, path = self._objects.known_place(node), self._objects.table.path(node)
+        self._append(capture.attributes(subject, place, path))
+        return attributes
+
+    def xattr(self, node: Node, name: bytes) -> None:
+        """An extended attribute was set or removed."""
+        subject, _ = self._look(node)
+        place, path = self._objects.known_place(node), self._objects.table.path(node)
+        self._append(capture.xattr(subject, place, path, name))
+
+    def _append(self, captured: Captured | None) -> None:
+        if captured is not None:
+            self._journal.append(*captured)
+
+    def _place(self, directory: Node, name: bytes) -> tuple[Place, bytes | None]:
+        return self._objects.place(directory, name), self._objects.table.path_in(directory, name)
+
+    def _look(self, node: Node) -> tuple[Subject, os.stat_result]:
+        attributes = self._tree.attributes(self._objects.descriptor(node))
+        subject = Subject(
+            self._objects.identity(node),
+            attributes.st_mode,
+            attributes.st_nlink,
+            attributes.st_ctime_ns,
+            node.dirty,
+        )
+        return subject, attributes
