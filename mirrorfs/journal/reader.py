@@ -136,9 +136,9 @@ class _OpenSegment:
             else:
                 size = _FRAME_BYTES_MAX
 
-    def at_end(self) -> bool:
-        """Nothing stands after what was read."""
-        return os.fstat(self._fd).st_size <= self.offset
+    def rest(self) -> int:
+        """Bytes after what was read."""
+        return max(os.fstat(self._fd).st_size - self.offset, 0)
 
     def leftover(self) -> CorruptionError:
         """What to say when bytes stand there and the segment is sealed."""
@@ -331,7 +331,7 @@ class JournalReader:
             records = self._open.read()
             if records:
                 return records
-            if not self._open.at_end():
+            if self._open.rest():
                 raise self._open.leftover()
             with contextlib.suppress(FileNotFoundError):  # removed just now: look again
                 self._turn_to(following)
@@ -376,6 +376,10 @@ class JournalReader:
             opened.close()
             raise CorruptionError(0, "belongs to another journal", opened.path)
         return opened
+
+    def unread_bytes(self) -> int:
+        """Bytes after the last whole record of the open segment: cut short, or being written."""
+        return 0 if self._open is None else self._open.rest()
 
     # Waiting
 

@@ -86,6 +86,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     ctime_ns: int = 0
     other: ObjectId | None = None
     other_links: int = 0
+    other_ctime_ns: int = 0
     rename_flags: int = 0
     size: int = 0
     mtime_ns: int = 0

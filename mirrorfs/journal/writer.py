@@ -124,7 +124,7 @@ class JournalWriter:
         self._size += len(frame)
         self._next = SequenceNumber(sequence + 1)
         if self._options.sync == "always":
-            self._sync_or_raise()
+            self.sync()
         elif not self._wanted.is_set():
             self._wanted.set()
         return sequence
@@ -134,6 +134,13 @@ class JournalWriter:
         with self._state:
             return self._state.wait_for(lambda: self._durable >= sequence, timeout_seconds)
 
+    def sync(self) -> None:
+        """Make everything appended so far durable now. JournalWriteError."""
+        try:
+            self._sync()
+        except OSError as error:
+            raise JournalWriteError(error) from error
+
     def close(self) -> None:
         """Sync everything and let go of the journal. JournalWriteError if the sync failed."""
         self._closing = True
@@ -142,7 +149,7 @@ class JournalWriter:
         try:
             if self._torn or self._sync_error is not None:
                 self._mend()
-            self._sync_or_raise()
+            self._sync()
         except OSError as error:
             raise JournalWriteError(error) from error
         finally:
@@ -233,12 +240,6 @@ class JournalWriter:
             self._synced_size = self._size
 
     # Syncing
-
-    def _sync_or_raise(self) -> None:
-        try:
-            self._sync()
-        except OSError as error:
-            raise JournalWriteError(error) from error
 
     def _sync(self) -> None:
         """Make everything appended so far durable; OSError if that is not possible."""

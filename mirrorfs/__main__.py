@@ -1,0 +1,5 @@
+"""python -m mirrorfs."""
+
+from mirrorfs.cli import main
+
+main()

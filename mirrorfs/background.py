@@ -1,0 +1,119 @@
+"""Leave the terminal: a child goes on, and the parent learns whether it came up.
+
+Knows nothing of what the child does.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import traceback
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import NoReturn
+
+from mirrorfs.errors import MirrorfsError
+
+_LOG_BYTES_MAX = 1 << 20
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_READY = b"ready"
+
+
+class ChildError(MirrorfsError):
+    """What the child said before it ended, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def start(work: Callable[[Callable[[], None]], None]) -> None:
+    """Run `work(ready)` in a child of its own session; return once it called `ready`.
+
+    The child's standard streams go to /dev/null at that moment. Raises ChildError with the
+    message and exit code of a MirrorfsError that ended the child before it.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _child(work, writing)
+    os.close(writing)
+    with open(reading, "rb") as stream:
+        said = stream.read()
+    if said == _READY:
+        return
+    _, status = os.waitpid(pid, 0)
+    code, _, message = said.decode(errors="surrogateescape").partition(" ")
+    if not message:
+        ended = os.waitstatus_to_exitcode(status)
+        raise ChildError(f"ended unexpectedly with status {ended}", 70)
+    raise ChildError(message, int(code))
+
+
+def log_to(file: str) -> None:
+    """Send the log to a file of at most 1 MiB, with one predecessor (`file`.1)."""
+    handler = _PrivateHandler(file, maxBytes=_LOG_BYTES_MAX, backupCount=1, encoding="utf-8")
+    _log_with(handler)
+
+
+def log_to_terminal() -> None:
+    """Send the log to standard error."""
+    _log_with(logging.StreamHandler())
+
+
+class _PrivateHandler(logging.handlers.RotatingFileHandler):
+    """Its files are for root alone, whatever the umask."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(self.baseFilename, flags, 0o600)
+        return open(fd, "a", encoding=self.encoding, errors="backslashreplace")
+
+
+def _log_with(handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.raiseExceptions = False  # a full disk must not fill standard error as well
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def _child(work: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
+    """The child's whole life; it never returns into its parent's code."""
+    told = False
+
+    def tell(data: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(writing, data)
+            os.close(writing)
+
+    def ready() -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.close(null)
+        tell(_READY)
+
+    code = 0
+    try:
+        os.setsid()
+        os.chdir("/")
+        work(ready)
+    except MirrorfsError as error:
+        code = error.exit_code
+        if told:
+            logging.getLogger(__name__).error("%s", error)
+        tell(f"{code} {error}".encode(errors="surrogateescape"))
+    except BaseException as error:  # the last line of defence: say it and end
+        code = 70
+        if told:
+            logging.getLogger(__name__).critical("ended by %r", error, exc_info=True)
+        else:
+            traceback.print_exc()
+        tell(f"{code} internal error: {error!r}".encode(errors="surrogateescape"))
+    logging.shutdown()
+    os._exit(code)

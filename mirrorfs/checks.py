@@ -1,0 +1,94 @@
+"""What must hold before a mount is tried; each refusal is one line.
+
+Only looks: nothing is made, mounted or changed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from mirrorfs import mountinfo
+from mirrorfs.config import Volume
+from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
+
+
+def check_permissions() -> None:
+    """Root, and /dev/fuse. NotPermittedError."""
+    if os.geteuid() != 0:
+        raise NotPermittedError("mount: not permitted: only root may mount")
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise NotPermittedError(
+            f"/dev/fuse: {error.strerror}: the kernel module fuse must be usable here"
+        ) from None
+
+
+def check_places(volume: Volume) -> None:
+    """Source, mountpoint and journal, each and together. UnusableError, RefusedError."""
+    source, mountpoint = volume.source, volume.mountpoint or volume.source
+    entry = mountinfo.mounted_at(mountpoint)
+    if entry is not None and entry.ours:
+        _check_alive(mountpoint, "mountpoint")
+        raise RefusedError(f"mountpoint: {mountpoint}: mirrorfs is mounted there already")
+    root = _check_directory(source, "source")
+    within = next((e for e in mountinfo.mounts() if e.ours and e.device == root.st_dev), None)
+    if within is not None:
+        raise RefusedError(
+            f"source: {source}: inside the mirrorfs mount {within.path}: name a tree outside"
+        )
+    top = _check_directory(mountpoint, "mountpoint")
+    if not os.path.samestat(root, top):
+        if _is_within(mountpoint, root):
+            raise UnusableError(
+                f"mountpoint: {mountpoint}: inside the source: the source itself is allowed, or a"
+                " directory outside"
+            )
+        if _is_within(source, top):
+            raise UnusableError(
+                f"mountpoint: {mountpoint}: above the source: the mount would hide it"
+            )
+    if _is_within(volume.journal, root):
+        raise UnusableError(f"journal: {volume.journal}: inside the source: keep it outside")
+    if _is_within(volume.journal, top):
+        raise UnusableError(f"journal: {volume.journal}: inside the mountpoint: keep it outside")
+
+
+def _check_directory(path: str, what: str) -> os.stat_result:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unusable(error, path, what) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnusableError(f"{what}: {path}: not a directory")
+    return found
+
+
+def _check_alive(path: str, what: str) -> None:
+    try:
+        os.stat(path)
+    except OSError as error:
+        raise _unusable(error, path, what) from None
+
+
+def _unusable(error: OSError, path: str, what: str) -> UnusableError | RefusedError:
+    if error.errno == errno.ENOTCONN:
+        return RefusedError(f"{what}: {path}: a dead mount: run 'mirrorfs umount {path}' first")
+    return UnusableError(f"{what}: {path}: {error.strerror}")
+
+
+def _is_within(path: str, directory: os.stat_result) -> bool:
+    """Is it that directory or below it? What does not exist yet is where its parent is."""
+    at = os.path.realpath(path)
+    while True:
+        try:
+            if os.path.samestat(os.stat(at), directory):
+                return True
+        except OSError:
+            pass
+        above = os.path.dirname(at)
+        if above == at:
+            return False
+        at = above

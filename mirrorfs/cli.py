@@ -1,0 +1,265 @@
+"""The command `mirrorfs`: arguments in, text and exit codes out.
+
+The only place that prints and exits. Every refusal is one line on standard error; what the codes
+mean stands in mirrorfs(1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Final, NoReturn
+
+import click
+
+from mirrorfs import mountinfo, report
+from mirrorfs.config import read_options, read_volume
+from mirrorfs.errors import (
+    CorruptJournalError,
+    MirrorfsError,
+    NotPermittedError,
+    UnusableError,
+    UsageError,
+)
+from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
+from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
+from mirrorfs.journal.record import Kind, Record, SequenceNumber
+from mirrorfs.journal.segment import CorruptionError
+from mirrorfs.unmount import find_daemon, unmount
+
+EXIT_USAGE: Final = 64
+STATUS_OK, STATUS_WARNING, STATUS_CRITICAL = 0, 1, 2
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    try:
+        code = cli.main(arguments, prog_name="mirrorfs", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        _fail(error.format_message(), EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except MirrorfsError as error:
+        _fail(str(error), error.exit_code)
+    except (NoJournalError, RecordsGoneError) as error:
+        _fail(str(error), UnusableError.exit_code)
+    except CorruptionError as error:
+        _fail(str(error), CorruptJournalError.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:
+        kind = NotPermittedError if isinstance(error, PermissionError) else UnusableError
+        _fail(f"{error.filename or 'error'}: {error.strerror}", kind.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"mirrorfs: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        print(f"mirrorfs {metadata.version('mirrorfs')}")
+        context.exit()
+
+
+@click.group(context_settings=_CONTEXT)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Journal every change of a directory tree, below a mount that jobs use as if
+    it were the tree itself.
+    """
+
+
+@cli.command()
+@click.argument("source", required=False)
+@click.argument("mountpoint", required=False)
+@click.option("-o", "options", multiple=True, metavar="OPT[,OPT...]", help="See below.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
+def mount(
+    source: str | None, mountpoint: str | None, options: tuple[str, ...], foreground: bool
+) -> None:
+    """Mount SOURCE at MOUNTPOINT (which may be SOURCE itself) and journal every
+    change made through it.
+
+    Returns when the mount answers, or says in one line why it does not.
+
+    \b
+    Options (-o):
+      journal=DIR               the journal: needed, outside SOURCE
+      volume=FILE               take source, mountpoint, journal and the rest
+                                from the [volume] table of FILE (TOML)
+      journal_sync=group|always answer a job at once, or after its record is
+                                on the disk (default: group, at most 20 ms)
+      journal_open_files=SEC    record files that stay open and change (30)
+      journal_segment_bytes=N   size at which a segment is sealed (67108864)
+      attr_timeout=SEC          how long the kernel keeps attributes (3600)
+      io=inline|threads         threads: for a source on a network (inline)
+      job_variables=A:B         environment variables that hold a job id
+      writers=one               the only choice of this version
+      ro,nosuid,nodev,noexec    as in mount(8)
+    """
+    if (source is None) != (mountpoint is None):
+        raise UsageError("MOUNTPOINT: missing: SOURCE and MOUNTPOINT, or -o volume=FILE")
+    volume = read_volume(source, mountpoint, read_options(options))
+    from mirrorfs.mount import mount as mount_volume  # here: it loads the engine, others need not
+
+    mount_volume(volume, foreground=foreground)
+
+
+@cli.command()
+@click.argument("mountpoint")
+@click.option("-l", "--lazy", is_flag=True, help="Detach it even if it is in use.")
+def umount(mountpoint: str, lazy: bool) -> None:
+    """Unmount MOUNTPOINT and wait until its journal is complete.
+
+    A mount in use is refused, unless -l is given; then mirrorfs goes on until
+    the last user has gone. A dead mount, left by a crash, is removed.
+    """
+    print(unmount(mountpoint, lazy=lazy))
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status(directory: str, as_json: bool) -> int:
+    """Say how the mirrorfs of DIR fares: a journal directory or a mountpoint.
+
+    Exit code 0: it runs; 1: it runs degraded, changes go without records;
+    2: it does not run.
+    """
+    journal = _journal_of(directory)
+    try:
+        with ControlClient(journal) as client:
+            told = client.status()
+    except (NotRunningError, ControlError, TimeoutError) as error:
+        with JournalReader(journal) as reader:
+            head = reader.head()
+            last = _last_record(reader, head)
+        clean = last is not None and last.kind is Kind.UNMOUNT
+        if as_json:
+            value = {"running": False, "reason": str(error), "head": head, "clean": clean}
+            print(json.dumps(value))
+        else:
+            ended = "cleanly" if clean else "without unmounting: the next mount compares the tree"
+            print(f"not running: {error}\n  journal     {head} records, ended {ended}")
+        return STATUS_CRITICAL
+    if as_json:
+        print(json.dumps({"running": True, **report.status_value(told)}))
+    else:
+        print("\n".join(report.status_lines(told)))
+    return STATUS_OK if told.degraded is None else STATUS_WARNING
+
+
+def _journal_of(directory: str) -> str:
+    """The journal directory meant: that one, or that of the mirrorfs mounted there."""
+    entry = mountinfo.mounted_at(directory)
+    if entry is None or not entry.ours:
+        return directory
+    daemon = find_daemon(directory)
+    if daemon is None:
+        raise UnusableError(f"{directory}: a dead mount: run 'mirrorfs umount {directory}' first")
+    return str(daemon["journal"])
+
+
+def _last_record(reader: JournalReader, head: SequenceNumber) -> Record | None:
+    if head < reader.position:
+        return None
+    reader.seek(head)
+    return reader.poll(1)[0]
+
+
+@cli.group()
+def journal() -> None:
+    """Look into a journal. Never changes it; works beside a running mirrorfs."""
+
+
+@journal.command("ls")
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a segment.")
+def journal_ls(directory: str, as_json: bool) -> None:
+    """List the segments of the journal in DIR."""
+    with JournalReader(directory) as reader:
+        head = reader.head()
+        segments = reader.segments()
+        for segment, following in zip(segments, [*segments[1:], None], strict=True):
+            last = head if following is None else following.first - 1
+            size = os.stat(os.path.join(directory, segment.name)).st_size
+            state = "active" if following is None else "sealed"
+            if as_json:
+                value = {
+                    "name": segment.name,
+                    "tag": f"{segment.tag:016x}",
+                    "first": segment.first,
+                    "last": last,
+                    "bytes": size,
+                    "state": state,
+                }
+                print(json.dumps(value))
+            else:
+                span = f"{segment.first}-{last}" if last >= segment.first else "no records"
+                print(f"{segment.name}  {span:>21}  {size:>11} bytes  {state}")
+
+
+@journal.command("cat")
+@click.argument("directory", metavar="DIR")
+@click.option("--from", "start", type=click.IntRange(1), help="Begin with this record.")
+@click.option("-n", "count", type=click.IntRange(1), help="Stop after so many records.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")
+def journal_cat(directory: str, start: int | None, count: int | None, as_json: bool) -> None:
+    r"""Print the records of the journal in DIR, one a line.
+
+    Bytes of names that are not printable UTF-8 appear as \xNN, a backslash too.
+    """
+    with JournalReader(directory) as reader:
+        left = count
+        for batch in reader.read(None if start is None else SequenceNumber(start)):
+            for record in batch[:left]:
+                if as_json:
+                    print(json.dumps(report.record_value(record)))
+                else:
+                    print(report.record_line(record))
+            if left is not None:
+                left -= len(batch)
+                if left <= 0:
+                    return
+
+
+@journal.command("verify")
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def journal_verify(directory: str, as_json: bool) -> None:
+    """Read the whole journal in DIR and check every record.
+
+    Exit code 0: it is whole (a torn tail, as a crash leaves it, is named and is
+    no fault: the next mount repairs it); 74: it is corrupt.
+    """
+    with JournalReader(directory) as reader:
+        first = reader.position
+        records = sum(len(batch) for batch in reader.read())
+        segments = len(reader.segments())
+        torn = reader.unread_bytes()
+    if as_json:
+        value = {"first": first, "records": records, "segments": segments, "torn_bytes": torn}
+        print(json.dumps(value))
+        return
+    print(f"{directory}: {records} records from {first} in {segments} segments, whole")
+    if torn:
+        print(f"{directory}: {torn} bytes after the last record: cut short, or being written")

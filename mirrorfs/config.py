@@ -1,0 +1,187 @@
+"""What the operator asked for: mount options and the volume file, checked, as one value.
+
+Knows what is allowed and says so: file, key, what is allowed. It does not look at the paths.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from mirrorfs.errors import ConfigurationError, UsageError
+
+
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One volume: the `[volume]` table; mount options have the same names.
+
+    Attributes:
+        mountpoint: the source itself if None.
+        journal_sync: "always" answers a job after its record is on the disk.
+        journal_open_files: seconds between records of files that stay open and change.
+        journal_segment_bytes: a segment is sealed at this size.
+        attr_timeout: seconds the kernel may keep attributes and names.
+        io: "inline" for local file systems, "threads" for those that may make a call wait.
+        job_variables: environment variables that hold a batch job's id.
+    """
+
+    name: str = ""
+    source: str
+    mountpoint: str | None = None
+    journal: str
+    journal_sync: Literal["group", "always"] = "group"
+    journal_open_files: float = 30.0
+    journal_segment_bytes: int = 64 << 20
+    writers: Literal["one"] = "one"
+    engine: Literal["auto", "python"] = "auto"
+    attr_timeout: float = 3600.0
+    io: Literal["inline", "threads"] = "inline"
+    job_variables: tuple[str, ...] = (
+        "SLURM_JOB_ID",
+        "PBS_JOBID",
+        "LSB_JOBID",
+        "JOB_ID",
+        "OAR_JOB_ID",
+    )
+    kernel_options: tuple[str, ...] = ()
+
+
+_IGNORED: Final = frozenset({"auto", "defaults", "nofail", "noauto", "rw", "_netdev"})
+"""What mount(8) and fstab may pass along."""
+
+_KERNEL: Final = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime", "sync", "dirsync"})
+"""What the kernel does for the mount."""
+
+_KEYS: Final = tuple(f for f in Volume.__struct_fields__ if f != "kernel_options")
+_OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpoint"))
+_NUMBERS: Final = {
+    "journal_open_files": (0.1, 86400.0),
+    "journal_segment_bytes": (4096, 1 << 30),
+    "attr_timeout": (0.0, 86400.0),
+}
+_CHOICES: Final = {
+    "journal_sync": ("group", "always"),
+    "writers": ("one",),
+    "engine": ("auto", "python"),
+    "io": ("inline", "threads"),
+}
+
+
+def read_options(texts: Iterable[str]) -> dict[str, Any]:
+    """The `-o` arguments, each with options separated by commas. UsageError.
+
+    A hyphen in a name is as good as an underscore; `job_variables` are separated by colons.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        for item in filter(None, text.split(",")):
+            key, equals, value = item.partition("=")
+            name = key.replace("-", "_")
+            if key in _IGNORED or key.startswith("x-"):
+                continue
+            if key in _KERNEL and not equals:
+                options.setdefault("kernel_options", []).append(key)
+            elif name in _NUMBERS and value:
+                options[name] = _number(name, value)
+            elif name == "job_variables":
+                options[name] = value.split(":")
+            elif (name == "volume" or name in _OPTIONS) and value:
+                options[name] = value
+            else:
+                known = ", ".join(f"{option}=" for option in ("volume", *_OPTIONS))
+                raise UsageError(
+                    f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
+                )
+    return options
+
+
+def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str, Any]) -> Volume:
+    """The volume to mount, from arguments and options. UsageError, ConfigurationError.
+
+    Options go before the file. Paths become absolute.
+    """
+    values = dict(options)
+    file = values.pop("volume", None)
+    if file is not None:
+        in_file = _read_file(file)
+        _check(in_file, file)
+        values = in_file | values
+    for key, argument in (("source", source), ("mountpoint", mountpoint)):
+        if argument is None:
+            continue
+        known = values.get(key)
+        if known is not None and os.path.realpath(known) != os.path.realpath(argument):
+            raise ConfigurationError(f"{file}: volume.{key} is {known}, not {argument}")
+        values[key] = argument
+    if "source" not in values:
+        raise UsageError("SOURCE and MOUNTPOINT: missing: name them, or -o volume=FILE")
+    if "journal" not in values:
+        raise UsageError("option 'journal': missing: -o journal=DIR, or -o volume=FILE")
+    volume = _check(values, None)
+    return msgspec.structs.replace(
+        volume,
+        source=os.path.abspath(volume.source),
+        mountpoint=os.path.abspath(volume.mountpoint or volume.source),
+        journal=os.path.abspath(volume.journal),
+    )
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    """The `[volume]` table of a volume file; its `[[site]]` tables are the replicator's."""
+    try:
+        with open(file, "rb") as stream:
+            tables = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: not TOML: {error}") from None
+    for table in tables:
+        if table not in ("volume", "site"):
+            raise ConfigurationError(f"{file}: {table}: not known; allowed: [volume], [[site]]")
+    volume = tables.get("volume")
+    if not isinstance(volume, dict):
+        raise ConfigurationError(f"{file}: volume: missing; a table [volume] is needed")
+    for key in volume:
+        if key.replace("-", "_") not in _KEYS:
+            allowed = ", ".join(_KEYS)
+            raise ConfigurationError(f"{file}: volume.{key}: not known; allowed: {allowed}")
+    for key in ("name", "source", "journal"):
+        if key not in volume:
+            raise ConfigurationError(f"{file}: volume.{key}: missing")
+    return {key.replace("-", "_"): value for key, value in volume.items()}
+
+
+def _check(values: Mapping[str, Any], file: str | None) -> Volume:
+    """Types, choices and ranges of values from a file, or from options."""
+    try:
+        volume = msgspec.convert(values, Volume)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).replace("`", "").partition(" - at $.")
+        if path in _CHOICES:
+            allowed = " or ".join(_CHOICES[path])
+            reason = f"{values[path]}: {allowed} is allowed"
+        raise _wrong(file, path, reason) from None
+    for key, (least, most) in _NUMBERS.items():
+        if not least <= getattr(volume, key) <= most:
+            raise _wrong(file, key, f"from {least:g} to {most:g} is allowed")
+    for key in ("source", "mountpoint", "journal"):
+        path = getattr(volume, key)
+        if file is not None and path is not None and not path.startswith("/"):
+            raise _wrong(file, key, f"{path}: an absolute path is allowed")
+    return volume
+
+
+def _number(name: str, text: str) -> float | int:
+    try:
+        return int(text) if name.endswith("_bytes") else float(text)
+    except ValueError:
+        raise UsageError(f"option '{name}': {text}: a number is allowed") from None
+
+
+def _wrong(file: str | None, key: str, reason: str) -> ConfigurationError | UsageError:
+    if file is None:
+        return UsageError(f"option '{key}': {reason}")
+    return ConfigurationError(f"{file}: volume.{key}: {reason}")

@@ -1,0 +1,349 @@
+"""Wiring and life cycle of one mount: recovery, writer, engine, control socket, unmount.
+
+Decides the order of things, and nothing about operations or records. The order: look at everything
+that can be refused; open the source before the mount covers it; make the journal say that a mount
+begins (and, after an unclean stop, that the tree must be compared), durably; only then mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Final
+
+import pyfuse3
+import trio
+
+from mirrorfs import background, checks, control, mountinfo
+from mirrorfs.backing_tree import BackingTree
+from mirrorfs.config import Volume
+from mirrorfs.degraded import EnduringJournal
+from mirrorfs.errors import (
+    CannotWriteError,
+    CorruptJournalError,
+    RefusedError,
+    UnusableError,
+)
+from mirrorfs.journal.control_client import Status
+from mirrorfs.journal.reader import JournalReader, NoJournalError
+from mirrorfs.journal.record import Body, Kind, Mount, ObjectId, SequenceNumber
+from mirrorfs.journal.recovery import (
+    JournalBusyError,
+    JournalRefusedError,
+    Opened,
+    open_journal,
+)
+from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
+from mirrorfs.journal.writer import JournalWriteError, WriterOptions
+from mirrorfs.operations import EngineOptions, Operations
+from mirrorfs.volume import RESERVED, VolumeDirectory
+
+_log = logging.getLogger(__name__)
+
+LOG_NAME: Final = "mirrorfs.log"
+_NODE_BYTES_MAX = 64
+_UNCLEAN = "mirrorfs stopped without unmounting"
+_MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def version() -> str:
+    """This distribution's version."""
+    return metadata.version("mirrorfs")
+
+
+def host() -> str:
+    """This node's id in journals."""
+    return os.uname().nodename.encode()[:_NODE_BYTES_MAX].decode(errors="ignore")
+
+
+def mount(volume: Volume, *, foreground: bool) -> None:
+    """Mount a volume.
+
+    In the background: returns when the mount answers. In the foreground: returns after it was
+    unmounted. Raises MirrorfsError.
+    """
+    checks.check_permissions()
+    checks.check_places(volume)
+    if foreground:
+        _serve(volume, lambda: None, background.log_to_terminal)
+        return
+
+    def work(ready: Callable[[], None]) -> None:
+        _serve(volume, ready, lambda: background.log_to(os.path.join(volume.journal, LOG_NAME)))
+
+    background.start(work)
+    mountpoint = volume.mountpoint or volume.source
+    try:
+        os.stat(mountpoint)
+    except OSError as error:
+        raise UnusableError(f"mountpoint: {mountpoint}: {error.strerror}, once mounted") from None
+
+
+def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], None]) -> None:
+    """The mount's whole life in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0o077)
+    with contextlib.ExitStack() as stack:
+        known = _known_header(volume.journal)
+        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
+        stack.callback(tree.close)
+        directory = _volume_directory(volume, tree, known)
+        stack.callback(directory.close)
+        directory.lock()
+        identity, opened = _open_journal(volume, tree, directory, known)
+        start_log()
+        journal = EnduringJournal(opened.writer, directory, identity.root)
+        _begin(volume, journal, opened, directory)
+        try:
+            served = _Served(volume, tree, journal)
+            os.umask(0)
+            _mount_fuse(volume, served.operations)
+        except BaseException:
+            journal.close(host())
+            raise
+        trio.run(served.run, ready, strict_exception_groups=True)
+        served.operations.finish()
+        journal.close(host())
+        pyfuse3.close(unmount=False)
+        _log.info("unmounted; the last record is %d", journal.writer.head)
+
+
+# Before the mount
+
+
+def _known_header(directory: str) -> Header | None:
+    """Header of the newest segment, if there is a journal already."""
+    try:
+        with JournalReader(directory) as reader:
+            return reader.header
+    except NoJournalError:
+        return None
+    except CorruptionError as error:
+        raise CorruptJournalError(f"journal: {error}") from None
+    except OSError as error:
+        raise UnusableError(f"journal: {directory}: {error.strerror}") from None
+
+
+def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -> VolumeDirectory:
+    """`.mirrorfs` of the source, unless the journal says that it must be there already."""
+    if known is not None:
+        try:
+            os.stat(RESERVED, dir_fd=tree.root)
+        except FileNotFoundError:
+            raise _another_volume(volume, known) from None
+    return VolumeDirectory(tree.root, volume.source)
+
+
+def _another_volume(volume: Volume, known: Header) -> RefusedError:
+    return RefusedError(
+        f"journal: {volume.journal}: of volume {uuid.UUID(bytes=known.volume)}, but {volume.source}"
+        f" has no {RESERVED}/volume: use a new journal, or put that file back"
+    )
+
+
+def _open_journal(
+    volume: Volume, tree: BackingTree, directory: VolumeDirectory, known: Header | None
+) -> tuple[SourceIdentity, Opened]:
+    identifier = directory.uuid()
+    if identifier is None and known is not None:
+        raise _another_volume(volume, known)
+    identity = tree.identity()
+    options = WriterOptions(
+        sync=volume.journal_sync, segment_bytes_max=volume.journal_segment_bytes
+    )
+    try:
+        opened = open_journal(
+            volume.journal, identifier or directory.make_uuid(), identity, host(), options
+        )
+    except (JournalBusyError, JournalRefusedError) as error:
+        raise RefusedError(f"journal: {error}") from None
+    except CorruptionError as error:
+        raise CorruptJournalError(f"journal: {error}") from None
+    except OSError as error:
+        raise CannotWriteError(f"journal: {volume.journal}: {error.strerror}") from None
+    return identity, opened
+
+
+def _begin(
+    volume: Volume, journal: EnduringJournal, opened: Opened, directory: VolumeDirectory
+) -> None:
+    """The first records, durable before anything can change through the mount."""
+    degraded = directory.degraded()
+    clean = opened.clean and not degraded
+    mountpoint = os.fsencode(volume.mountpoint or volume.source)
+    if opened.torn is not None:
+        _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
+    try:
+        record = Mount(host(), os.getpid(), version(), mountpoint, clean)
+        journal.writer.append(Kind.MOUNT, record)
+        if not clean:
+            sequence = journal.cover(_UNCLEAN)
+            _log.warning("%s: reconcile of the tree is %d", _UNCLEAN, sequence)
+        journal.writer.sync()
+        if degraded:
+            directory.clear_degraded()
+    except (JournalWriteError, OSError) as error:
+        raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
+
+
+def _mount_fuse(volume: Volume, operations: Operations) -> None:
+    """Put the mount there; what libfuse says on standard error becomes the one line."""
+    name = volume.source.replace("\\", "\\\\").replace(",", "\\,")
+    options = {
+        "default_permissions",
+        "allow_other",
+        "suid",
+        "dev",
+        f"fsname={name}",
+        "subtype=mirrorfs",
+        *volume.kernel_options,
+    }
+    for kernel in ("suid", "dev"):
+        if f"no{kernel}" in volume.kernel_options:
+            options.discard(kernel)
+    mountpoint = volume.mountpoint or volume.source
+    with _captured_stderr() as said:
+        try:
+            pyfuse3.init(operations, mountpoint, options)
+        except RuntimeError as error:
+            reason = " ".join(said().split()) or str(error)
+            raise UnusableError(f"mountpoint: {mountpoint}: cannot mount: {reason}") from None
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Descriptor 2 goes to a file for a while; the value reads what stands in it."""
+    with tempfile.TemporaryFile() as stream:
+        saved = os.dup(2)
+        os.dup2(stream.fileno(), 2)
+
+        def said() -> str:
+            return os.pread(stream.fileno(), 4096, 0).decode(errors="replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+# While it is mounted
+
+
+class _Served:
+    """The parts that live while the mount does."""
+
+    def __init__(self, volume: Volume, tree: BackingTree, journal: EnduringJournal) -> None:
+        self._volume = volume
+        self._tree = tree
+        self._journal = journal
+        self._mountpoint = volume.mountpoint or volume.source
+        options = EngineOptions(
+            attr_timeout=volume.attr_timeout,
+            entry_timeout=volume.attr_timeout,
+            negative_timeout=volume.attr_timeout,
+            io=volume.io,
+            journal_open_files=volume.journal_open_files,
+            job_variables=volume.job_variables,
+            descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 4 // 5,
+            status=self._daemon,
+        )
+        self.operations = Operations(tree, journal, options)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until it is unmounted."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.serve, self._volume.journal, self)
+            nursery.start_soon(self._journal.keep_trying)
+            nursery.start_soon(self.operations.poll_open_files)
+            nursery.start_soon(self._end_on_signal)
+            _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
+            ready()
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+
+    async def _end_on_signal(self) -> None:
+        """SIGTERM, SIGINT: unmount, and go on for those who still use it. Again: end at once."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                break
+            async for _ in signals:
+                _log.warning("told twice to end: those who still use the mount get errors")
+                pyfuse3.terminate()
+                return
+
+    def _unmount(self) -> None:
+        """In a thread: the kernel may have requests for us before it lets go."""
+        path = os.fsencode(self._mountpoint)
+        entry = mountinfo.mounted_at(self._mountpoint)
+        if entry is None or not entry.ours:
+            return
+        if _libc.umount2(path, 0) == 0:
+            return
+        if ctypes.get_errno() == errno.EBUSY:
+            _log.warning("%s is in use: detached, ends with its last user", self._mountpoint)
+            _libc.umount2(path, _MNT_DETACH)
+        else:
+            _log.error("cannot unmount: %s", os.strerror(ctypes.get_errno()))
+
+    def _daemon(self) -> bytes:
+        """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
+        journal = self._volume.journal.encode(errors="backslashreplace").decode()
+        told = {"pid": os.getpid(), "host": host(), "version": version(), "journal": journal}
+        return json.dumps(told).encode()
+
+    # What the control socket asks for
+
+    def header(self) -> Header:
+        """See control.Volume, here and below."""
+        return self._journal.writer.header
+
+    def root_descriptor(self) -> int:
+        return self._tree.root_directory
+
+    def directory_id(self, path: bytes) -> ObjectId:
+        """Walks by single names, never through a symlink or upwards."""
+        names = [name for name in path.split(b"/") if name]
+        if b".." in names or b"." in names or names[:1] == [RESERVED.encode()]:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        at = os.dup(self._tree.root)
+        try:
+            for name in names:
+                below = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = below
+            return self._tree.object_id(at)
+        finally:
+            os.close(at)
+
+    def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
+        return self._journal.append(kind, body)
+
+    def status(self) -> Status:
+        return Status(
+            pid=os.getpid(),
+            host=host(),
+            version=version(),
+            mountpoint=os.fsencode(self._mountpoint),
+            source=self._tree.path,
+            head=self._journal.writer.head,
+            durable_head=self._journal.writer.durable_head,
+            degraded=self._journal.degraded,
+            nodes=self.operations.nodes,
+            open_files=self.operations.open_files,
+        )

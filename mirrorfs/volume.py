@@ -1,0 +1,114 @@
+"""The reserved directory `.mirrorfs` at the root of a source: who this volume is, what is degraded.
+
+Works relative to the root's descriptor, so it means the source even when a mount lies over it. It
+keeps nothing else there and touches no mirrored file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import uuid
+from typing import Final
+
+from mirrorfs.errors import CannotWriteError, RefusedError, UnusableError
+
+_log = logging.getLogger(__name__)
+
+RESERVED: Final = ".mirrorfs"
+_UUID_NAME = "volume"
+_DEGRADED_NAME = "degraded"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class VolumeDirectory:
+    """`.mirrorfs` of one source; holds the lock that keeps a second mirrorfs away from it."""
+
+    def __init__(self, root_fd: int, source: str) -> None:
+        """Open or make it. UnusableError, CannotWriteError."""
+        self._source = source
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(RESERVED, 0o700, dir_fd=root_fd)
+            self._fd = os.open(RESERVED, _DIRECTORY, dir_fd=root_fd)
+        except NotADirectoryError:
+            raise UnusableError(
+                f"{source}/{RESERVED}: not a directory: the name is reserved for mirrorfs"
+            ) from None
+        except OSError as error:
+            raise CannotWriteError(f"{source}/{RESERVED}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let the source go."""
+        os.close(self._fd)
+
+    def lock(self) -> None:
+        """Keep other mirrorfs away until `close`. RefusedError if one is there."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(
+                f"{self._source}: another mirrorfs has mounted this source: one is allowed"
+            ) from None
+        except OSError as error:
+            _log.warning("%s: cannot be locked: %s", self._source, error.strerror)
+
+    def uuid(self) -> bytes | None:
+        """The volume's UUID; None if the source has none yet. UnusableError if it is unreadable."""
+        path = f"{self._source}/{RESERVED}/{_UUID_NAME}"
+        try:
+            text = self._read(_UUID_NAME)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnusableError(f"{path}: {error.strerror}") from None
+        try:
+            return uuid.UUID(text.decode("ascii").strip()).bytes
+        except ValueError:
+            raise UnusableError(f"{path}: not a UUID: put the right one back") from None
+
+    def make_uuid(self) -> bytes:
+        """Give the source a UUID, durably. CannotWriteError."""
+        made = uuid.uuid4()
+        try:
+            self._write(_UUID_NAME, f"{made}\n".encode())
+        except OSError as error:
+            path = f"{self._source}/{RESERVED}/{_UUID_NAME}"
+            raise CannotWriteError(f"{path}: {error.strerror}") from None
+        return made.bytes
+
+    def degraded(self) -> bool:
+        """A mirrorfs before this one could not journal everything."""
+        return os.access(_DEGRADED_NAME, os.F_OK, dir_fd=self._fd)
+
+    def set_degraded(self, reason: str) -> None:
+        """Say durably that changes go without records from now on. OSError."""
+        self._write(_DEGRADED_NAME, f"{reason}\n".encode())
+
+    def clear_degraded(self) -> None:
+        """A durable record covers them now. OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_DEGRADED_NAME, dir_fd=self._fd)
+        os.fsync(self._fd)
+
+    def _read(self, name: str) -> bytes:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return os.read(fd, 4096)
+        finally:
+            os.close(fd)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Replace a file, whole and durable."""
+        new = f"{name}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(new, flags, 0o600, dir_fd=self._fd)
+        try:
+            os.write(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        os.fsync(self._fd)
