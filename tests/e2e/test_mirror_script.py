@@ -54,18 +54,8 @@ def test_tree_is_mirrored_until_interrupted(tmp_path: Path, number: signal.Signa
         assert os.path.ismount(source)
         # A replicator that was never up could not drain: see that it is.
         name = str(sites[0])[1:].replace("/", "-")
-        wait = [
-            "replicator",
-            "wait",
-            "--journal",
-            journal,
-            "--site",
-            name,
-            "--timeout",
-            "60",
-            "now",
-        ]
-        subprocess.run(wait, env=environment, check=True)
+        options = ["--journal", str(journal), "--site", name, "--timeout", "60"]
+        subprocess.run(["replicator", "wait", *options, "now"], env=environment, check=True)
         (source / "during").write_text("made through the mount\n")
         script.send_signal(number)
         _, rest = script.communicate()
