@@ -94,7 +94,7 @@ class JournalWriter:
         self._sync_error: OSError | None = None
         self._torn = False
         self._fd = -1
-        self._begin_segment()
+        self._begin_segment(header)
         self._synced_size = self._size
         self._thread = threading.Thread(target=self._sync_loop, name="journal-sync", daemon=True)
         self._thread.start()
@@ -201,9 +201,12 @@ class JournalWriter:
 
     # Segments
 
-    def _begin_segment(self) -> None:
-        """Make the segment that begins with the next record, durable with its header."""
-        header = self.header
+    def _begin_segment(self, header: Header) -> None:
+        """Make the segment that begins with the next record, durable with its header.
+
+        If that fails, even after the name is there, nothing may be appended to the one before:
+        the next append tries again.
+        """
         name = segment_name(self._next, header.tag)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(name + NEW_SUFFIX, flags, 0o600, dir_fd=self._directory_fd)
@@ -224,6 +227,7 @@ class JournalWriter:
             raise
         if self._fd >= 0:
             os.close(self._fd)
+        self.header = header
         self._fd = fd
         self._size = len(data)
         self._rotate_at = time.monotonic() + self._options.segment_seconds_max
@@ -235,8 +239,7 @@ class JournalWriter:
             return
         self._sync()
         with self._sync_lock:
-            self.header = _continued(self.header, self._next)
-            self._begin_segment()
+            self._begin_segment(_continued(self.header, self._next))
             self._synced_size = self._size
 
     # Syncing
