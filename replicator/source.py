@@ -2,7 +2,7 @@
 
 Objects are opened by file handle, or by a name in a directory held open: what an id is told of and
 what is read is one object, whatever is renamed meanwhile. Nothing here writes to the source, and no
-access time is moved. See `replicator.view` for what each call means.
+access time of a file or directory is moved. See `replicator.view` for what each call means.
 """
 
 from __future__ import annotations

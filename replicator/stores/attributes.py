@@ -48,7 +48,7 @@ def dress(at: At, attributes: Attributes, mark: Mark) -> int:
     write_mark(at, mark)
     os.chown(at, attributes.uid, attributes.gid)
     debt = sum(not _set(at, name, value) for name, value in attributes.xattrs.items())
-    _mode_and_times(at, attributes)
+    _mode_and_times(at, attributes.mode, attributes)
     return debt
 
 
@@ -60,7 +60,7 @@ def change(at: At, old: os.stat_result, attributes: Attributes, mark: Mark) -> i
     if (old.st_uid, old.st_gid) != (attributes.uid, attributes.gid):
         os.chown(at, attributes.uid, attributes.gid)
     debt = _change_xattrs(at, attributes.xattrs)
-    _mode_and_times(at, attributes)
+    _mode_and_times(at, old.st_mode, attributes)
     write_mark(at, mark)
     return debt
 
@@ -100,7 +100,7 @@ def _has_space(at: At) -> bool:
     return room.f_bavail > 0 and (room.f_favail > 0 or room.f_files == 0)
 
 
-def _mode_and_times(at: At, attributes: Attributes) -> None:
-    if not stat.S_ISLNK(attributes.mode):
+def _mode_and_times(at: At, kind: int, attributes: Attributes) -> None:
+    if not stat.S_ISLNK(kind):  # those have no mode of their own
         os.chmod(at, stat.S_IMODE(attributes.mode))
     os.utime(at, ns=(attributes.atime_ns, attributes.mtime_ns))

@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from typing import Self
 
 from replicator import system_calls
 from replicator.copying import copy_content
@@ -60,7 +61,7 @@ class DirectoryStore:
         name: str,
         adopt: bool = False,
         source: int | None = None,
-    ) -> DirectoryStore:
+    ) -> Self:
         """Take the site directory at `path` for the volume of that UUID (16 bytes).
 
         `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
