@@ -84,6 +84,7 @@ class Operations(AttributeRequests, ContentRequests):
         identity = self._tree.object_id(descriptor)
         self._recorder.made(directory, name, identity, attributes, dirty=True)
         node = self._objects.meet(directory, name, attributes, identity)
+        self._recorder.mark_dirty(node)  # its flush is what says that the file is complete
         return self._opened(node, descriptor, flags, ctx), self._entry(node, attributes)
 
     @answer
