@@ -333,6 +333,11 @@ class JournalReader:
                 return records
             if self._open.rest():
                 raise self._open.leftover()
+            if following.first != self._open.sequence:
+                raise RecordsGoneError(
+                    f"{self.path}: record {self._open.sequence} is gone,"
+                    f" {following.first} is the first kept after it"
+                )
             with contextlib.suppress(FileNotFoundError):  # removed just now: look again
                 self._turn_to(following)
 
@@ -343,11 +348,6 @@ class JournalReader:
             return None
         for segment in segments:
             if segment != current.segment and segment.first >= current.sequence:
-                if segment.first > current.sequence:
-                    raise RecordsGoneError(
-                        f"{self.path}: record {current.sequence} is gone,"
-                        f" {segment.first} is the first kept after it"
-                    )
                 return segment
         return None
 
