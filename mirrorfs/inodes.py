@@ -147,8 +147,8 @@ class InodeTable:
             node.parent, node.name = None, b""
             if node.aliases:
                 (node.parent, node.name), _ = node.aliases.popitem()
-        elif node.aliases:
-            node.aliases.pop((directory, name), None)
+        else:
+            (node.aliases or {}).pop((directory, name), None)
         return self.leave_unused(directory) + self.leave_unused(node)
 
     def move(self, directory: Node, name: bytes, to_directory: Node, to_name: bytes) -> list[Node]:

@@ -1,0 +1,245 @@
+"""The source tree below, by itself: identity, ids, listing, and the budget of descriptors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrorfs import callers
+from mirrorfs.backing_tree import BackingTree, truncates, wants_write
+from mirrorfs.callers import ActingAs, Jobs
+from mirrorfs.errors import UnusableError
+from mirrorfs.inodes import Node
+from mirrorfs.journal.record import Who
+from mirrorfs.listing import Listing
+from mirrorfs.objects import Objects
+
+pytestmark = pytest.mark.fuse  # file handles can be opened by root alone
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[BackingTree]:
+    """A tree over an empty directory."""
+    opened = BackingTree.open(bytes(tmp_path), 1)
+    yield opened
+    opened.close()
+
+
+def _found(tree: BackingTree, name: bytes) -> int:
+    return tree.find(tree.root, name)
+
+
+def test_a_source_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("missing", "file"):
+        with pytest.raises(UnusableError, match=name) as caught:
+            BackingTree.open(bytes(tmp_path / name), 1)
+        assert caught.value.exit_code == 66
+
+
+def test_a_source_without_file_handles() -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(UnusableError, match="must offer file handles"):
+        BackingTree.open(b"/proc", 1)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_identity(tree: BackingTree, tmp_path: Path) -> None:
+    identity = tree.identity()
+    assert identity.path == bytes(tmp_path)
+    assert identity.root == tree.root_id
+    assert len(identity.fs_uuid) in (0, 16)
+    assert identity.ctime_granularity_ns in (0, 10_000_000, 2_000_000_000)
+    assert os.listdir(tmp_path) == [".mirrorfs"]
+    assert os.listdir(tmp_path / ".mirrorfs") == []
+    assert tree.identity() == identity
+
+
+def test_ids_outlive_names_and_die_with_the_object(tree: BackingTree, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    first = tree.object_id(tree.root, b"f")
+    (tmp_path / "f").rename(tmp_path / "g")
+    assert tree.object_id(tree.root, b"g") == first
+    reopened = tree.reopen(first)
+    assert tree.attributes(reopened).st_ino == (tmp_path / "g").stat().st_ino
+    tree.close_descriptor(reopened)
+    (tmp_path / "g").unlink()
+    with pytest.raises(OSError, match="tale") as caught:
+        tree.reopen(first)
+    assert caught.value.errno == errno.ESTALE
+
+
+def test_listing_goes_on_where_it_was(tree: BackingTree, tmp_path: Path) -> None:
+    for number in range(3000):
+        os.mknod(tmp_path / f"{number:0100}")
+    root = tree.open_directory(tree.root)
+    listing = Listing(tree, Node(1, directory=True), root)
+    listing.seek(0)
+    names, places = [], [0]
+    while (name := listing.peek()) is not None:
+        names.append(name.name)
+        places.append(name.following)
+        listing.advance()
+    assert len(set(names)) == len(names) == 3002
+    assert listing.peek() is None
+    for at in (1, 2999, 77):
+        listing.seek(places[at])
+        again = listing.peek()
+        assert again is not None
+        assert again.name == names[at]
+    listing.seek(places[-1])
+    assert listing.peek() is None
+    tree.close_descriptor(root)
+
+
+def test_flags_of_open() -> None:
+    assert [wants_write(flag) for flag in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)] == [
+        False,
+        True,
+        True,
+    ]
+    assert truncates(os.O_TRUNC | os.O_RDWR)
+    assert not truncates(os.O_RDWR)
+
+
+def _open_descriptors(objects: Objects) -> int:
+    return sum(node.descriptor >= 0 for node in objects.table.nodes.values())
+
+
+def test_few_descriptors_serve_many_objects(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    nodes = []
+    for number in range(300):
+        (tmp_path / str(number)).mkdir()
+        node, attributes = objects.look(objects.table.root, b"%d" % number)
+        node.lookups += 1
+        objects.descriptor(node)
+        nodes.append((node, attributes.st_ino))
+        assert _open_descriptors(objects) <= 64 + 16
+    (tmp_path / "0").rename(tmp_path / "moved")
+    objects.move(objects.table.root, b"0", objects.table.root, b"moved")
+    for node, inode in nodes:
+        assert tree.attributes(objects.descriptor(node)).st_ino == inode
+    for node, _ in nodes:
+        objects.forget(node.number, 1)
+    assert list(objects.table.nodes) == [1]
+    assert _open_descriptors(objects) == 1
+    objects.close()
+
+
+def test_descriptors_that_are_needed_stay(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    for number in range(200):
+        (tmp_path / str(number)).touch()
+        node, _ = objects.look(objects.table.root, b"%d" % number)
+        node.lookups += 1
+        objects.descriptor(node)
+        objects.handle_opened(node)
+    assert all(node.descriptor >= 0 for node in objects.table.nodes.values())
+    for node in list(objects.table.nodes.values())[1:]:
+        objects.handle_closed(node)
+    objects.close()
+
+
+def test_a_number_used_again_is_another_object(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    (tmp_path / "a").touch()
+    node, _ = objects.look(objects.table.root, b"a")
+    node.lookups += 1
+    first = objects.identity(node)
+    objects.close()  # as if it had not been used for long
+    inode = (tmp_path / "a").stat().st_ino
+    for attempt in range(1000):  # the file system gives the number out again
+        (tmp_path / "a").unlink()
+        (tmp_path / "a").mkdir()
+        if (tmp_path / "a").stat().st_ino == inode:
+            break
+        (tmp_path / "a").rmdir()
+        (tmp_path / "a").touch()
+        assert attempt < 999
+    again, _ = objects.look(objects.table.root, b"a")
+    assert again is node
+    assert node.generation == 1
+    assert node.directory
+    assert objects.identity(node) != first
+    objects.close()
+
+
+def test_what_was_replaced_behind_the_mount_is_stale(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    (tmp_path / "a").touch()
+    node, _ = objects.look(objects.table.root, b"a")
+    node.lookups += 1
+    (tmp_path / "b").touch()
+    (tmp_path / "b").replace(tmp_path / "a")
+    for _ in range(2):
+        with pytest.raises(OSError, match="replaced") as caught:
+            objects.descriptor(node)
+        assert caught.value.errno == errno.ESTALE
+    (tmp_path / "a").unlink()
+    with pytest.raises(FileNotFoundError):
+        objects.look(objects.table.root, b"a")
+    with pytest.raises(OSError, match="no way") as caught:
+        objects.descriptor(node)
+    with pytest.raises(OSError, match="unknown inode"):
+        objects.node(4711)
+    objects.close()
+
+
+def test_removed_files_of_some_size_are_closed_elsewhere(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    for name, size in (("small", 1), ("large", 65 << 20)):
+        with open(tmp_path / name, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        node, _ = objects.look(objects.table.root, os.fsencode(name))
+        node.lookups += 1
+        objects.descriptor(node)
+        tree.remove(tree.root, os.fsencode(name))
+        node.removed = True
+        objects.unbind(objects.table.root, os.fsencode(name))
+        objects.forget(node.number, 1)
+        assert len(objects.slow_to_close) == (name == "large")
+    objects.close()
+    assert objects.slow_to_close == []
+
+
+def test_acting_as_somebody_else(tree: BackingTree, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    tree.make_directory(tree.root, b"d", 0o755, ActingAs(0, 0))
+    status = (tmp_path / "d").stat()
+    assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+
+
+def test_jobs_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = Jobs(("NO_SUCH_VARIABLE", "PATH"))
+    assert jobs.who(os.getpid(), 5) == Who(os.getpid(), 5, os.environ["PATH"])
+    assert jobs.who(os.getpid(), 6) == Who(os.getpid(), 6, os.environ["PATH"])
+    assert jobs.who(0, 5) == Who(0, 5, "")
+    monkeypatch.setattr(callers, "_CACHED_MAX", 1)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"A": "PATH=no"}) as other:
+        assert jobs.who(other.pid, 0).job == ""
+        other.communicate()
+    assert jobs.who(os.getpid(), 5).job == os.environ["PATH"]
+    jobs.close()
+
+
+def test_a_process_that_ended_is_not_its_successor() -> None:
+    jobs = Jobs(("JOB",))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"JOB": "7"}) as process:
+        while jobs.who(process.pid, 0).job != "7":  # it is another program until its exec
+            jobs.close()
+        process.communicate()
+    assert jobs.who(process.pid, 0).job == ""
+    jobs.close()
+
+
+def test_groups_of_processes() -> None:
+    assert not callers.in_group(0, 0)
+    assert callers.in_group(os.getpid(), 987654) is (987654 in os.getgroups())
+    for group in os.getgroups():
+        assert callers.in_group(os.getpid(), group)
