@@ -102,6 +102,20 @@ def test_what_the_layout_names_is_there(name: str) -> None:
     assert (ROOT / name).exists()
 
 
+def test_style_names_every_module_and_marks_the_pure_ones() -> None:
+    layout = (ROOT / "docs/style.md").read_text().split("## 1.")[1].split("## 2.")[0]
+    unnamed = []
+    for path in _python():
+        if not _in_package(path) or path.name == "__init__.py":
+            continue
+        package, *rest = path.relative_to(ROOT).parts
+        part = layout.split(f"    {package}/")[1]
+        line = re.search(rf"(?m)^ .*[ /]{re.escape('/'.join(rest))} .*$", part)
+        if line is None or ("(P)" in line[0]) != (path in pure_files()):
+            unnamed.append(str(path.relative_to(ROOT)))
+    assert unnamed == []
+
+
 def test_package_init_files_are_empty() -> None:
     full = [p for p in _python() if _in_package(p) and p.name == "__init__.py" and p.read_bytes()]
     assert full == []
