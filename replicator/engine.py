@@ -1,0 +1,330 @@
+"""The engine of one site: records in, steps done, cursors out. Synchronous, and without a clock of
+its own.
+
+It takes the items of the plan one after another, holds those that fail, retries them, and says what
+may be saved. It neither reads the journal nor waits for anything; `site` does that.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from replicator.moves import NORMAL, Counters, Mode
+from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
+from replicator.reconcile import Reconciler
+from replicator.schedule import Incarnations
+from replicator.site_state import (
+    STATE_FILE,
+    WRITER_WAIT_SECONDS,
+    HeldStep,
+    SiteState,
+    backoff_seconds,
+    clean_cursor,
+    encode_state,
+)
+from replicator.step import AheadError, DeferredError, Step
+from replicator.stores.base import SiteStore, StoreError
+from replicator.view import SourceChangedError, SourceError, SourceTree
+
+_TRIES_MAX = 5
+_LIMBO_NS = 10_000_000_000
+
+
+class TroubleError(Exception):
+    """The site or the source cannot be worked with now; try again later.
+
+    Attributes:
+        no_space: the site is full.
+        item: what was tried, in words.
+    """
+
+    def __init__(self, reason: str, item: str, *, no_space: bool) -> None:
+        super().__init__(reason)
+        self.item = item
+        self.no_space = no_space
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the engine needs of the world.
+
+    Attributes:
+        clock_ns: nanoseconds since 1970.  sleep: waits so many seconds.
+        head: the newest record of the journal.
+        tick: called now and then during long steps; may raise to stop them.
+        boot: id of this boot of the host.
+        random: for jitter.
+    """
+
+    clock_ns: Callable[[], int]
+    head: Callable[[], SequenceNumber]
+    sleep: Callable[[float], None]
+    tick: Callable[[], None]
+    boot: str
+    random: Random
+
+
+class Engine:
+    """Applies one journal to one site."""
+
+    def __init__(
+        self,
+        source: SourceTree,
+        store: SiteStore,
+        state: SiteState,
+        incarnations: Incarnations,
+        world: Surroundings,
+    ) -> None:
+        """Go on from `state`."""
+        self.state = state
+        self.store = store
+        self._world = world
+        working = SequenceNumber(state.working)
+        self.plan = Plan(working, Tag(int(state.tag, 16)))
+        self.step = Step(
+            source, store, self.plan, incarnations, held=self._held_places, sleep=world.sleep
+        )
+        self.reconciler = Reconciler(self.step, world.tick)
+        self._held = {step.key: step for step in state.held}
+        self._tags = [(working, self.plan.known_tag)]
+        self._tries = 0
+        self._limbo: dict[bytes, int] = {}
+        lost = not state.stopped and state.boot not in ("", world.boot)
+        self._recopy: tuple[SequenceNumber, Mode] | None = None
+        if lost:
+            self._recopy = (world.head(), replace(NORMAL, recopy_after=working))
+        self._unsaved = True
+        if state.initial:
+            self.plan.add_reconcile(ReconcileItem(source.root.id, True, (working, 0), b""))
+
+    # records -----------------------------------------------------------------------------------
+
+    def feed(self, records: Iterable[tuple[Record, Tag]]) -> None:
+        """Take in the next records of the journal."""
+        for record, tag in records:
+            if tag != self._tags[-1][1]:
+                self._tags.append((record.sequence, tag))
+            self.plan.add(record, tag)
+            body = record.body
+            if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
+                # hints are forgotten with the saved cursor; names of one object must not be
+                for place in body.places:
+                    self.step.bench.names.add(body.object, place)
+
+    # work --------------------------------------------------------------------------------------
+
+    def work(self, steps: int) -> int:
+        """Do up to so many steps; how many were done (0: there is nothing to do now).
+
+        Raises TroubleError when going on is of no use now: what was being tried stays to do.
+        """
+        done = 0
+        while done < steps:
+            item = self.plan.next()
+            if item is None:
+                item = next(self._due(), None)
+                if item is None:
+                    break
+            try:
+                self._apply(item)
+            except (StoreError, SourceError) as error:
+                no_space = isinstance(error, StoreError) and error.no_space
+                raise TroubleError(str(error), describe(item), no_space=no_space) from error
+            done += 1
+        return done
+
+    def _apply(self, item: Item) -> None:
+        position = item.position
+        self._unsaved = True
+        try:
+            self._carry_out(item)
+            for place, error in self.reconciler.settle_doubts():
+                self._hold(PlaceItem(place, position), error)
+        except (DeferredError, SourceChangedError) as error:
+            self._hold(item, error)
+        except (StoreError, SourceError) as error:
+            self._failed(item, error)
+            return
+        else:
+            if item.position == position:
+                self._held.pop(_key(item), None)
+        self._tries = 0
+        if item.position == position:
+            self.plan.done(item)
+
+    def _carry_out(self, item: Item) -> None:
+        if isinstance(item, PlaceItem):
+            self.step.place(item.place, self._mode(item), item)
+        elif isinstance(item, ObjectItem):
+            self.step.object(item.object, self._mode(item))
+        else:
+            initial = self.state.initial
+            adopt = initial and self.state.adopt
+            for place, error in self.reconciler.reconcile(
+                item.directory, whole=item.whole, adopt=adopt
+            ):
+                self._hold(PlaceItem(place, item.position), error)
+            if initial:
+                self.state.initial = self.state.adopt = False
+
+    def _mode(self, item: Item) -> Mode:
+        held = self._held.get(_key(item))
+        if held is not None and held.tries > 0:
+            return Mode(trust=False, exact=True)
+        if self._recopy is not None and item.position[0] <= self._recopy[0]:
+            return self._recopy[1]
+        return NORMAL
+
+    def _failed(self, item: Item, error: StoreError | SourceError) -> None:
+        """A step failed: try again a few times if that may help, then hold it and go on."""
+        no_space = isinstance(error, StoreError) and error.no_space
+        self._tries += 1
+        if no_space or (error.transient and self._tries < _TRIES_MAX):
+            raise error
+        self._tries = 0
+        self._hold(item, error)
+        self.plan.done(item)
+
+    # held steps --------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> list[HeldStep]:
+        """The failed set, and the steps that wait for a writer."""
+        return list(self._held.values())
+
+    def _held_places(self, identity: ObjectId) -> Iterator[Place]:
+        for step in list(self._held.values()):
+            if step.kind == "place" and step.object == identity:
+                yield Place(ObjectId(step.directory), step.name)
+
+    def _hold(self, item: Item, error: Exception) -> None:
+        if isinstance(item, ObjectItem) and (
+            isinstance(error, AheadError) or not isinstance(error, DeferredError)
+        ):
+            self.step.distrust(item.object)
+        key, now = _key(item), self._world.clock_ns()
+        before = self._held.get(key)
+        waiting = isinstance(error, DeferredError)
+        tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
+        seconds = backoff_seconds(tries, self._world.random.random())
+        if waiting and not isinstance(error, AheadError):
+            seconds = WRITER_WAIT_SECONDS
+        place = item.place if isinstance(item, PlaceItem) else None
+        self._held[key] = HeldStep(
+            kind=key[0],
+            directory=key[1],
+            name=key[2],
+            object=self._object_of(item),
+            whole=isinstance(item, ReconcileItem) and item.whole,
+            path=item.path if item.path is not None else (place.name if place else None),
+            sequence=min(item.position[0], before.sequence if before else item.position[0]),
+            waiting=waiting,
+            since_ns=before.since_ns if before else now,
+            due_ns=now + int(seconds * 1e9),
+            tries=tries,
+            error=str(error),
+            errno=getattr(error, "errno", 0),
+        )
+
+    def _object_of(self, item: Item) -> bytes:
+        if isinstance(item, ObjectItem):
+            return item.object
+        if isinstance(item, PlaceItem):
+            return self.step.object_at(item.place) or b""
+        return b""
+
+    def _due(self) -> Iterator[Item]:
+        now = self._world.clock_ns()
+        for step in self._held.values():
+            if step.due_ns <= now:
+                if self.plan.known < self._world.head():
+                    return  # what is seen now may be explained by records still to be read
+                step.tries = max(step.tries, 1)  # whatever it waited for: look closely now
+                yield _item(step)
+                return
+
+    def next_due_ns(self) -> int | None:
+        """When the next held step is tried again."""
+        return min((step.due_ns for step in self._held.values()), default=None)
+
+    def retry_all(self) -> None:
+        """Try every held step at the next opportunity."""
+        for step in self._held.values():
+            step.due_ns = 0
+
+    # cursors -----------------------------------------------------------------------------------
+
+    @property
+    def counters(self) -> Counters:
+        """What was done."""
+        return self.step.counters
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits but held steps."""
+        return self.plan.next() is None
+
+    @property
+    def unsaved(self) -> bool:
+        """Something was done since the last `save`."""
+        return self._unsaved or self.plan.working() != self.state.working
+
+    def save(self, *, stopped: bool = False) -> None:
+        """Directory times, then everything to disk, then the cursors. Raises StoreError."""
+        self.step.finish()
+        if self.idle:
+            self._expire_limbo()
+        state, working = self.state, self.plan.working()
+        state.working = working
+        while len(self._tags) > 1 and self._tags[1][0] <= working:
+            del self._tags[0]
+        state.tag = f"{self._tags[0][1]:016x}"
+        state.held = self.held
+        state.clean = clean_cursor(working, state.held, initial=state.initial)
+        state.boot, state.stopped = self._world.boot, stopped
+        state.saved_ns = self._world.clock_ns()
+        self.store.write_file(STATE_FILE, encode_state(state))
+        self.plan.forget(working)
+        self._unsaved = False
+
+    def _expire_limbo(self) -> None:
+        """Nothing is pending: what is still in limbo after a while, nobody will claim."""
+        if self._held:
+            return
+        now = self._world.clock_ns()
+        limbo = {name: self._limbo.get(name, now) for name in self.step.bench.map.limbo}
+        for name, since in limbo.items():
+            if now - since > _LIMBO_NS:
+                self.step.moves.expire(name)
+        self._limbo = limbo
+
+
+def describe(item: Item) -> str:
+    """An item in words, for people."""
+    path = item.path
+    if path is None and isinstance(item, PlaceItem):
+        path = item.place.name
+    shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
+    return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown
+
+
+def _key(item: Item) -> tuple[str, bytes, bytes, bytes]:
+    if isinstance(item, PlaceItem):
+        return ("place", item.place.directory, item.place.name, b"")
+    if isinstance(item, ObjectItem):
+        return ("object", b"", b"", item.object)
+    return ("reconcile", item.directory, b"", b"")
+
+
+def _item(step: HeldStep) -> Item:
+    position = (SequenceNumber(step.sequence), 0)
+    if step.kind == "place":
+        place = Place(ObjectId(step.directory), step.name)
+        return PlaceItem(place, position, step.path)
+    if step.kind == "object":
+        return ObjectItem(ObjectId(step.object), position, step.path)
+    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path)

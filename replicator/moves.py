@@ -1,0 +1,333 @@
+"""Giving places to objects and taking them away, so that nothing living is lost on the way.
+
+What leaves a place goes to limbo while its object lives in the source, else for ever, or to `kept`
+when the caller does not trust what it knows. Which object belongs where is decided in `step`.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+
+from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
+from replicator import schedule
+from replicator.names import NameTable
+from replicator.planner import Plan
+from replicator.schedule import ContentState, Incarnations
+from replicator.sitemap import Copy, SiteMap, limbo_name
+from replicator.stores.base import Directory, Mark, SiteEntry, SiteStore, Staged
+from replicator.view import SourceObject, SourceTree
+
+_SLOT = b"incoming"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the steps of a site did since it was opened."""
+
+    files_copied: int = 0
+    made: int = 0
+    moved: int = 0
+    linked: int = 0
+    removed: int = 0
+    kept: int = 0
+    adopted: int = 0
+    attributes_set: int = 0
+    directories_reconciled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How a place is looked at.
+
+    Attributes:
+        trust: records tell every change of content.
+        keep: what is removed goes to `kept`.
+        adopt: what bears no mark but looks the same is taken as a copy.
+        exact: compare extended attributes too.
+        recopy_after: see `schedule.content_state`.
+    """
+
+    trust: bool = True
+    keep: bool = False
+    adopt: bool = False
+    exact: bool = False
+    recopy_after: SequenceNumber | None = None
+
+
+NORMAL = Mode()
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all steps of one site share.
+
+    Attributes:
+        incarnations: those of the journal.
+        doubt: directories that must be reconciled, whole depth, before the next step.
+        touched: directories whose times must be set.
+    """
+
+    source: SourceTree
+    store: SiteStore
+    plan: Plan
+    incarnations: Incarnations
+    names: NameTable
+    map: SiteMap
+    counters: Counters = field(default_factory=Counters)
+    doubt: set[ObjectId] = field(default_factory=set)
+    touched: set[ObjectId] = field(default_factory=set)
+
+    def content_state(
+        self, mark: Mark | None, found: SourceObject, mode: Mode, *, arriving: bool = False
+    ) -> ContentState:
+        """See `schedule.content_state`."""
+        return schedule.content_state(
+            mark,
+            found.ctime_ns,
+            self.plan.hints(found.id),
+            self.incarnations,
+            trust=mode.trust,
+            arriving=arriving,
+            recopy_after=mode.recopy_after,
+        )
+
+    def stands(self, place: Place, identity: ObjectId) -> bool:
+        """Whether the source has that object at that place now."""
+        parent = self.source.open(place.directory)
+        if parent is None:
+            return False
+        with parent:
+            found = self.source.lookup(parent, place.name)
+            if found is None:
+                return False
+            with found:
+                return found.id == identity
+
+    def alive(self, entry: SiteEntry) -> bool:
+        """Whether the object that is a copy of still exists in the source."""
+        if entry.mark is None:
+            return False
+        found = self.source.open(entry.mark.object)
+        if found is None:
+            return False
+        with found:
+            return schedule.same_kind(found, entry)
+
+    def path(self, place: Place) -> bytes:
+        """A place's path as the source has its directory now, or the name alone; for people."""
+        parent = self.source.open(place.directory) if place.directory else None
+        if parent is None:
+            return place.name
+        with parent:
+            way = self.source.ancestors(parent) or []
+        return b"/".join([*(name for _, name, _ in way), place.name])
+
+
+class Moves:
+    """Puts objects to places, and takes away what stands there."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._store = bench.store
+        self._names = bench.names
+        self._map = bench.map
+
+    def put_copy(
+        self,
+        copy: Copy,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+    ) -> None:
+        """Move what the site has elsewhere to its place; `entry`, which stood there, leaves."""
+        if copy.place is not None:
+            self._bench.touched.add(copy.place.directory)
+        self._bench.touched.add(place.directory)
+        if entry is None or not (stat.S_ISDIR(entry.mode) or stat.S_ISDIR(copy.entry.mode)):
+            self.save(directory, place, entry, mode)
+            self._store.move(copy.directory, copy.name, directory, place.name)
+        elif copy.place is not None and self._exchanged(copy.place, entry, mode):
+            self._store.exchange(copy.directory, copy.name, directory, place.name)
+            self._forget_name(entry, place)
+        else:
+            # by way of limbo: what leaves must not show where the other came from
+            limbo, slot = self._store.limbo(), copy.name
+            if copy.place is not None and copy.entry.mark is not None:
+                slot = limbo_name(copy.entry.mark.object)
+                self._map.limbo.add(slot)
+                self._store.move(copy.directory, copy.name, limbo, slot)
+            self._store.exchange(limbo, slot, directory, place.name)
+            self._forget_name(entry, place)
+            self._take(limbo, slot, place, entry, mode)
+        if copy.place is not None:
+            self._forget_name(copy.entry, copy.place)
+        if stat.S_ISDIR(copy.entry.mode) or (entry is not None and stat.S_ISDIR(entry.mode)):
+            self._map.moved()
+
+    def _exchanged(self, place: Place, entry: SiteEntry, mode: Mode) -> bool:
+        """Whether what stands at the other place may be shown where the copy came from."""
+        parent = self._bench.source.open(place.directory)
+        if parent is None or entry.mark is None:
+            return False
+        with parent:
+            found = self._bench.source.lookup(parent, place.name)
+            if found is None:
+                return False
+            with found:
+                if not schedule.is_copy(found, entry):
+                    return False
+                state = ContentState.CURRENT
+                if stat.S_ISREG(found.mode):
+                    state = self._bench.content_state(entry.mark, found, mode, arriving=True)
+                return state is ContentState.CURRENT
+
+    def put_staged(
+        self,
+        staged: Staged,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+        *,
+        is_directory: bool,
+    ) -> None:
+        """Give a staged object its place; `entry`, which stood there, leaves."""
+        self._bench.touched.add(place.directory)
+        if entry is None or not (is_directory or stat.S_ISDIR(entry.mode)):
+            self.save(directory, place, entry, mode)
+            self._store.commit(staged, directory, place.name)
+            return
+        limbo = self._store.limbo()
+        self._store.commit(staged, limbo, _SLOT)
+        self._store.exchange(limbo, _SLOT, directory, place.name)
+        self._map.moved()
+        self._forget_name(entry, place)
+        self._take(limbo, _SLOT, place, entry, mode)
+
+    def save(self, directory: Directory, place: Place, entry: SiteEntry | None, mode: Mode) -> None:
+        """Before a non-directory at a place is replaced: what must survive gets another name."""
+        if entry is None:
+            return
+        self._forget_name(entry, place)
+        if entry.mark is not None and self._bench.alive(entry):
+            identity = entry.mark.object
+            if not self._held_elsewhere(identity, place, entry):
+                self._map.limbo.add(limbo_name(identity))
+                self._store.link(directory, place.name, self._store.limbo(), limbo_name(identity))
+        elif mode.keep or entry.mark is None:
+            self.keep_version(directory, place)
+
+    def keep_version(self, directory: Directory, place: Place) -> None:
+        """Keep the non-directory that stands at a place, which is about to be replaced."""
+        limbo = self._store.limbo()
+        self._store.link(directory, place.name, limbo, _SLOT)
+        self._store.keep(limbo, _SLOT, self._bench.path(place))
+        self._bench.counters.kept += 1
+
+    def vacate(self, directory: Directory, place: Place, entry: SiteEntry, mode: Mode) -> None:
+        """The source has nothing at that place, or what it has comes later."""
+        self._forget_name(entry, place)
+        self._bench.touched.add(place.directory)
+        self._take(directory, place.name, place, entry, mode)
+
+    def expire(self, name: bytes) -> None:
+        """Nobody claimed it from limbo: to `kept` if it lives in the source, else for ever."""
+        limbo = self._store.limbo()
+        self._map.limbo.discard(name)
+        entry = self._store.lookup(limbo, name)
+        if entry is None:
+            return
+        if self._bench.alive(entry):
+            self._map.close()
+            self._store.keep(limbo, name, b"limbo/" + name)
+            self._bench.counters.kept += 1
+        else:
+            self._take(limbo, name, Place(ObjectId(b""), name), entry, NORMAL)
+
+    def leave_limbo(self, identity: ObjectId) -> None:
+        """A file that has its place needs no other copy in limbo."""
+        if limbo_name(identity) in self._map.limbo:
+            self._store.remove(self._store.limbo(), limbo_name(identity))
+            self._map.limbo.discard(limbo_name(identity))
+
+    def _forget_name(self, entry: SiteEntry, place: Place) -> None:
+        if entry.mark is not None:
+            self._names.discard(entry.mark.object, place)
+
+    def _take(
+        self, directory: Directory, name: bytes, place: Place, entry: SiteEntry, mode: Mode
+    ) -> None:
+        """Take an object away from where it stands; `place` is where it belonged."""
+        alive = self._bench.alive(entry)
+        if alive and entry.mark is not None:
+            identity = entry.mark.object
+            if not self._second_copy(identity, place, entry):
+                self._map.limbo.add(limbo_name(identity))
+                self._store.move(directory, name, self._store.limbo(), limbo_name(identity))
+                if stat.S_ISDIR(entry.mode):
+                    self._map.moved()
+                return
+            if stat.S_ISDIR(entry.mode):
+                self._bench.doubt.add(identity)
+        keep = entry.mark is None or (mode.keep and not alive)
+        if stat.S_ISDIR(entry.mode):
+            self._map.moved()
+            self._empty(directory, name, entry, keep=keep)
+        if keep:
+            self._store.keep(directory, name, self._bench.path(place))
+            self._bench.counters.kept += 1
+        else:
+            self._store.remove(directory, name)
+            self._bench.counters.removed += 1
+
+    def _empty(self, directory: Directory, name: bytes, entry: SiteEntry, *, keep: bool) -> None:
+        """Save what lives below a directory that goes; without `keep`, remove the rest."""
+        identity = entry.mark.object if entry.mark is not None else ObjectId(b"")
+        opened = self._store.open_directory(directory, name)
+        if opened is None:
+            return
+        for child in self._store.list(opened):
+            inside = self._store.lookup(opened, child)
+            if inside is None:
+                continue
+            place = Place(identity, child)
+            self._forget_name(inside, place)
+            if not keep or self._bench.alive(inside):
+                self._take(opened, child, place, inside, NORMAL)
+            elif stat.S_ISDIR(inside.mode):
+                self._empty(opened, child, inside, keep=True)
+        self._store.close_directory(opened)
+        self._map.forget(identity)
+        self._bench.touched.discard(identity)
+
+    def _held_elsewhere(self, identity: ObjectId, place: Place, entry: SiteEntry) -> bool:
+        """Whether the site has that object under another name, limbo included."""
+        return any(
+            copy.place != place and stat.S_IFMT(copy.entry.mode) == stat.S_IFMT(entry.mode)
+            for copy in self._map.copies(identity)
+        )
+
+    def _second_copy(self, identity: ObjectId, place: Place, entry: SiteEntry) -> bool:
+        """Whether the site has the object elsewhere, so that this one need not be saved."""
+        if not stat.S_ISDIR(entry.mode):
+            return self._held_elsewhere(identity, place, entry)
+        limbo = self._store.lookup(self._store.limbo(), limbo_name(identity))
+        if limbo is not None:
+            return limbo.identity != entry.identity
+        source = self._bench.source.open(identity)
+        if source is None:
+            return False
+        with source:
+            way = self._bench.source.ancestors(source)
+        if not way:
+            return False
+        parent = self._map.find(way[-1][0])
+        standing = None if parent is None else self._store.lookup(parent, way[-1][1])
+        return (
+            standing is not None
+            and standing.mark is not None
+            and standing.mark.object == identity
+            and standing.identity != entry.identity
+        )

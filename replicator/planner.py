@@ -1,0 +1,255 @@
+"""The plan: records become dirty places and dirty objects, coalesced, in journal order.
+
+Pure. A record says where to look; so the plan holds *what to look at*, each place and object once
+however often it changed, at the position of its first record that has not been applied. Beside the
+items it keeps hints: what the records that are not yet behind the saved cursor say of each object,
+above all the places where the site may still hold it. It never looks at source or site.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from mirrorfs.journal.record import (
+    Change,
+    Kind,
+    ObjectId,
+    Place,
+    Reconcile,
+    Record,
+    SequenceNumber,
+    Tag,
+)
+
+_ARRIVALS = frozenset({Kind.CREATE, Kind.MKDIR, Kind.MKNOD, Kind.SYMLINK, Kind.LINK, Kind.RENAME})
+_ABOUT_OBJECT = frozenset({Kind.WRITE, Kind.ATTRIBUTES, Kind.XATTR})
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+
+Position: TypeAlias = tuple[SequenceNumber, int]
+"""Where an item stands in the plan: sequence, and order within the record."""
+
+
+@dataclass(slots=True, eq=False)
+class PlaceItem:
+    """Make this place true.
+
+    Attributes:
+        position: of its first record.
+        vacated: sequences of pending records after which the place was empty: the first and last.
+        arrived: the newest pending record that brought an object here, and that object.
+    """
+
+    place: Place
+    position: Position
+    path: bytes | None = None
+    vacated: list[SequenceNumber] = field(default_factory=list)
+    arrived: tuple[SequenceNumber, ObjectId] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ObjectItem:
+    """Make this object true under every name the site has for it."""
+
+    object: ObjectId
+    position: Position
+    path: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ReconcileItem:
+    """Compare a directory with the site."""
+
+    directory: ObjectId
+    whole: bool
+    position: Position
+    path: bytes | None = None
+
+
+Item: TypeAlias = PlaceItem | ObjectItem | ReconcileItem
+
+
+@dataclass(slots=True)
+class Hints:
+    """What recent records say of one object.
+
+    Attributes:
+        newest: sequence of the newest record that names it.
+        places: where records say it was or is.
+        write: newest record that said its content changed (tag, sequence).
+        made: a `mkdir` of it is among the records: everything in it has records of its own.
+        unsettled: its newest record left a content change unrecorded: a `write` will follow.
+        settled_ctime_ns: change time it had when the newest record was made and nothing was
+            unrecorded; 0 if unknown.
+    """
+
+    newest: SequenceNumber
+    places: dict[Place, SequenceNumber] = field(default_factory=dict)
+    write: tuple[Tag, SequenceNumber] | None = None
+    made: bool = False
+    unsettled: bool = False
+    settled_ctime_ns: int = 0
+
+
+NO_HINTS = Hints(SequenceNumber(0))
+
+
+class Plan:
+    """Dirty places and objects of one site, in journal order."""
+
+    def __init__(self, after: SequenceNumber, tag: Tag) -> None:
+        """Args: after: sequence of the last record that needs no work. tag: its incarnation."""
+        self.known: SequenceNumber = after
+        self.known_tag: Tag = tag
+        self._heap: list[tuple[Position, int, Item]] = []
+        self._places: dict[Place, PlaceItem] = {}
+        self._objects: dict[ObjectId, ObjectItem] = {}
+        self._reconciles: set[int] = set()
+        self._hints: dict[ObjectId, Hints] = {}
+        self._order: deque[tuple[SequenceNumber, ObjectId]] = deque()
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._places) + len(self._objects) + len(self._reconciles)
+
+    def hints(self, identity: ObjectId) -> Hints:
+        """What is known of an object from records that are not yet behind the saved cursor."""
+        return self._hints.get(identity, NO_HINTS)
+
+    def add(self, record: Record, tag: Tag) -> None:
+        """Take in the next record of the journal."""
+        self.known, self.known_tag = record.sequence, tag
+        body = record.body
+        if isinstance(body, Reconcile):
+            position = (record.sequence, 0)
+            self.add_reconcile(ReconcileItem(body.directory, body.whole, position, body.path))
+        elif isinstance(body, Change):
+            self._add_change(record, body, tag)
+
+    def add_reconcile(self, item: ReconcileItem) -> None:
+        """Compare a directory with the site at that position."""
+        self._reconciles.add(id(item))
+        self._push(item)
+
+    def _add_change(self, record: Record, body: Change, tag: Tag) -> None:
+        sequence, kind = record.sequence, record.kind
+        hints = self._hint(body.object, sequence)
+        for place in body.places:
+            hints.places[place] = sequence
+        if kind is Kind.WRITE:
+            hints.write = (tag, sequence)
+        elif kind is Kind.MKDIR:
+            hints.made = True
+        if body.ctime_ns and record.settled:
+            hints.settled_ctime_ns = body.ctime_ns
+        else:
+            hints.settled_ctime_ns = 0
+        hints.unsettled = not record.settled
+        exchanged = kind is Kind.RENAME and bool(body.rename_flags & _EXCHANGE)
+        if body.other is not None:
+            other = self._hint(body.other, sequence)
+            for place in body.places:
+                other.places[place] = sequence
+            other.settled_ctime_ns = body.other_ctime_ns
+        if kind in _ABOUT_OBJECT:
+            self._add_object(body, sequence)
+            return
+        # the new place first: then an object moves there in one step and never waits in limbo
+        for index, place in enumerate(body.places[:1] if kind is Kind.LINK else body.places[::-1]):
+            item = self._add_place(place, (sequence, index), body)
+            if kind in _ARRIVALS and (index == 0 or exchanged):
+                arrived = body.object if index == 0 else body.other
+                if arrived is not None:
+                    item.arrived = (sequence, arrived)
+            else:
+                item.vacated[1:] = [sequence]  # the first and the last are all that is asked for
+
+    def _hint(self, identity: ObjectId, sequence: SequenceNumber) -> Hints:
+        hints = self._hints.get(identity)
+        if hints is None:
+            hints = self._hints[identity] = Hints(sequence)
+        hints.newest = sequence
+        self._order.append((sequence, identity))
+        return hints
+
+    def _add_place(self, place: Place, position: Position, body: Change) -> PlaceItem:
+        item = self._places.get(place)
+        if item is None:
+            item = self._places[place] = PlaceItem(place, position, body.path)
+            self._push(item)
+        return item
+
+    def _add_object(self, body: Change, sequence: SequenceNumber) -> None:
+        if body.object not in self._objects:
+            item = ObjectItem(body.object, (sequence, 0), body.path)
+            self._objects[body.object] = item
+            self._push(item)
+
+    def _push(self, item: Item) -> None:
+        self._serial += 1
+        heapq.heappush(self._heap, (item.position, self._serial, item))
+
+    def _waits(self, item: Item) -> bool:
+        if isinstance(item, PlaceItem):
+            return self._places.get(item.place) is item
+        if isinstance(item, ObjectItem):
+            return self._objects.get(item.object) is item
+        return id(item) in self._reconciles
+
+    def next(self) -> Item | None:
+        """The item to apply next; it stays in the plan until `done`."""
+        while self._heap:
+            position, _, item = self._heap[0]
+            if self._waits(item) and item.position == position:
+                return item
+            heapq.heappop(self._heap)
+        return None
+
+    def waiting(self) -> Iterable[Item]:
+        """Every item, in no order."""
+        yield from self._places.values()
+        yield from self._objects.values()
+        yield from (entry[2] for entry in self._heap if id(entry[2]) in self._reconciles)
+
+    def done(self, item: Item) -> None:
+        """It needs no more work: applied, or remembered elsewhere as failed."""
+        if not self._waits(item):
+            return
+        if isinstance(item, PlaceItem):
+            del self._places[item.place]
+        elif isinstance(item, ObjectItem):
+            del self._objects[item.object]
+        else:
+            self._reconciles.discard(id(item))
+
+    def object_waits(self, identity: ObjectId) -> bool:
+        """Whether content or attributes of the object are still to be made true."""
+        return identity in self._objects
+
+    def object_done(self, identity: ObjectId) -> None:
+        """The object was made true under all its names on the way."""
+        self._objects.pop(identity, None)
+
+    def postpone(self, item: PlaceItem, sequence: SequenceNumber) -> None:
+        """The place is empty now, as it was once; what came to it later comes at that record."""
+        item.position = (sequence, 0)
+        item.vacated = [at for at in item.vacated if at >= sequence]
+        self._push(item)
+
+    def working(self) -> SequenceNumber:
+        """The working cursor: every record up to it has been worked on."""
+        item = self.next()
+        return self.known if item is None else SequenceNumber(item.position[0] - 1)
+
+    def forget(self, floor: SequenceNumber) -> None:
+        """Drop the hints of records up to `floor`: the saved cursor is past them."""
+        order = self._order
+        while order and order[0][0] <= floor:
+            _, identity = order.popleft()
+            hints = self._hints.get(identity)
+            if hints is not None and hints.newest <= floor:
+                del self._hints[identity]

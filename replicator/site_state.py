@@ -1,0 +1,153 @@
+"""The state of a site, as values: what its replicator must remember, and what it is doing.
+
+Pure. `SiteState` is what lies at the site in `.mirrorfs/state`; `Phase` and its table say how the
+driver of a site may change between what people see in `status`.
+
+        start -> catching up <-> tailing        catching up: records wait;  tailing: none wait
+                     |  ^          |
+                     v  |          v
+                  backing off <----+            the site or the source is in trouble: try again
+                     |
+                     v
+                   halted                       an operator must act
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from mirrorfs.journal.record import ObjectId, SequenceNumber
+
+STATE_FILE: Final = "state"
+STATE_VERSION: Final = 1
+
+BACKOFF_SECONDS_MAX: Final = 60.0
+WRITER_WAIT_SECONDS: Final = 60.0
+"""How long a step waits for the `write` record of an object that is open for writing."""
+
+
+class Phase(enum.Enum):
+    """What a site's driver is doing."""
+
+    STARTING = "starting"
+    INITIAL_COPY = "initial copy"
+    CATCHING_UP = "catching up"
+    TAILING = "tailing"
+    BACKING_OFF = "backing off"
+    HALTED = "halted"
+    STOPPED = "stopped"
+
+
+_WORKING = frozenset({Phase.INITIAL_COPY, Phase.CATCHING_UP, Phase.TAILING})
+
+TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
+    Phase.STARTING: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.INITIAL_COPY: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.CATCHING_UP: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.TAILING: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.BACKING_OFF: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.HALTED: frozenset({Phase.STOPPED}),
+    Phase.STOPPED: frozenset(),
+}
+
+
+class HeldStep(msgspec.Struct, kw_only=True):
+    """A step that could not be done: it failed after its retries, or waits for a writer.
+
+    Attributes:
+        kind: "place" (directory, name), "object" (object) or "reconcile" (directory, whole).
+        sequence: of its first record; the clean cursor stays below it.
+        waiting: it has not failed: its object is open for writing.
+        since_ns: when it was first held.  due_ns: when it is tried again.
+    """
+
+    kind: str
+    directory: bytes = b""
+    name: bytes = b""
+    object: bytes = b""
+    whole: bool = False
+    path: bytes | None = None
+    sequence: int
+    waiting: bool = False
+    since_ns: int
+    due_ns: int
+    tries: int = 1
+    error: str = ""
+    errno: int = 0
+
+    @property
+    def key(self) -> tuple[str, bytes, bytes, bytes]:
+        """What makes two held steps the same."""
+        return (self.kind, self.directory, self.name, self.object if self.kind == "object" else b"")
+
+
+class SiteState(msgspec.Struct, kw_only=True):
+    """What a site remembers: cursors, and the steps that are held.
+
+    Attributes:
+        volume, journal: UUIDs, 32 hex digits. tag: 16 hex digits.
+        working: every record up to it has been worked on.
+        clean: every place touched by a record up to it has been made true; -1: the initial copy
+            is not complete.
+        initial: the initial copy is to be made, or is not complete.
+        adopt: the initial copy may adopt what was there.
+        boot: boot id of the host that wrote this; with `stopped` false and another boot id, what
+            was copied after `working` may be lost.
+    """
+
+    version: int = STATE_VERSION
+    volume: str
+    site: str
+    journal: str
+    tag: str
+    working: int
+    clean: int
+    initial: bool = False
+    adopt: bool = False
+    held: list[HeldStep] = []
+    boot: str = ""
+    stopped: bool = False
+    saved_ns: int = 0
+
+
+class StateError(Exception):
+    """A state file that cannot be read."""
+
+
+def encode_state(state: SiteState) -> bytes:
+    """The bytes of a state file (JSON)."""
+    return msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
+
+
+def decode_state(data: bytes) -> SiteState:
+    """The state in those bytes; raises StateError."""
+    try:
+        state = msgspec.json.decode(data, type=SiteState)
+    except msgspec.DecodeError as error:
+        raise StateError(f"cannot be read: {error}") from None
+    if state.version != STATE_VERSION:
+        raise StateError(f"version {state.version} is not known here")
+    return state
+
+
+def clean_cursor(working: SequenceNumber, held: list[HeldStep], *, initial: bool) -> int:
+    """The clean cursor: below every step that is held; -1 before the initial copy is complete."""
+    if initial:
+        return -1
+    return min([working, *(step.sequence - 1 for step in held)])
+
+
+def backoff_seconds(tries: int, jitter: float) -> float:
+    """How long to wait after so many failures: doubling from 1 s to a minute.
+
+    `jitter` (0 to 1) takes up to a quarter off, so that many sites do not come back at once.
+    """
+    return float(min(BACKOFF_SECONDS_MAX, 2.0 ** max(0, tries - 1)) * (1 - jitter / 4))
+
+
+def held_identity(step: HeldStep) -> ObjectId:
+    """The object a held step is about; empty if it is not known."""
+    return ObjectId(step.object)

@@ -1,0 +1,175 @@
+"""Where the site holds what: open directories by object id, copies of an object.
+
+Looks, never changes anything at the site. What it remembers is only a shortcut: every answer can be
+found again from the source, the hints of recent records, the table of names and limbo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+from mirrorfs.journal.record import ObjectId, Place
+from replicator.names import NameTable
+from replicator.planner import Hints
+from replicator.stores.base import Directory, SiteEntry, SiteStore
+from replicator.view import SourceObject, SourceTree
+
+_OPEN_MAX = 2048
+_LIMBO_NAME_MAX = 200
+
+
+def limbo_name(identity: ObjectId) -> bytes:
+    """Name of a living object in limbo."""
+    name = identity.hex()
+    if len(name) > _LIMBO_NAME_MAX:
+        name = xxhash.xxh3_128_hexdigest(identity)
+    return name.encode()
+
+
+@dataclass(slots=True)
+class _Open:
+    directory: Directory
+    place: Place | None
+    path_key: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One name the site has for an object. `place` is None in limbo."""
+
+    directory: Directory
+    name: bytes
+    entry: SiteEntry
+    place: Place | None
+
+
+class SiteMap:
+    """Finds directories and copies at the site."""
+
+    def __init__(
+        self,
+        source: SourceTree,
+        store: SiteStore,
+        hints: Callable[[ObjectId], Hints],
+        names: NameTable,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._hints = hints
+        self._names = names
+        self._open: dict[ObjectId, _Open] = {}
+        self.limbo = set(store.list(store.limbo()))
+        """Names that may be in limbo: at least those that are."""
+
+    def resolve(self, directory: SourceObject) -> Directory | Place | None:
+        """The site's directory at the path the source has it at now.
+
+        Otherwise the first place on the way that does not hold what the source holds there; None
+        if the directory is not below the source's root any more.
+        """
+        if directory.id == self._source.root.id:
+            return self._store.root()
+        key = self._source.path_key(directory)
+        known = self._open.get(directory.id)
+        if known is not None and key is not None and known.path_key == key:
+            return known.directory
+        way = self._source.ancestors(directory)
+        if way is None:
+            return None
+        at = self._store.root()
+        for parent, name, child in way:
+            entry = self._store.lookup(at, name)
+            if entry is None or entry.mark is None or entry.mark.object != child:
+                return Place(parent, name)
+            opened = self._opened(child, at, name, Place(parent, name))
+            if opened is None:
+                return Place(parent, name)
+            at = opened
+        if way and way[-1][2] == directory.id:
+            self._open[directory.id].path_key = key
+            return at
+        return None
+
+    def _opened(
+        self, identity: ObjectId, parent: Directory, name: bytes, place: Place | None
+    ) -> Directory | None:
+        """The directory of that object, which stands at that name: open from before, or now."""
+        known = self._open.get(identity)
+        if known is not None:
+            known.place = place
+            return known.directory
+        opened = self._store.open_directory(parent, name)
+        if opened is not None:
+            self._open[identity] = _Open(opened, place, None)
+        return opened
+
+    def find(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> Directory | None:
+        """The site's directory of that object, wherever the site has it."""
+        if identity == self._source.root.id:
+            return self._store.root()
+        known = self._open.get(identity)
+        if known is not None:
+            return known.directory
+        source = self._source.open(identity)
+        if source is not None:
+            with source:
+                found = self.resolve(source)
+            if found is not None and not isinstance(found, Place):
+                return found
+        if identity in seen:
+            return None
+        for place in self._hints(identity).places:
+            parent = self.find(place.directory, seen | {identity})
+            if parent is not None and self._holds(parent, place.name, identity):
+                return self._opened(identity, parent, place.name, place)
+        limbo, name = self._store.limbo(), limbo_name(identity)
+        if name in self.limbo and self._holds(limbo, name, identity):
+            return self._opened(identity, limbo, name, None)
+        return None
+
+    def _holds(self, directory: Directory, name: bytes, identity: ObjectId) -> bool:
+        entry = self._store.lookup(directory, name)
+        return entry is not None and entry.mark is not None and entry.mark.object == identity
+
+    def copies(self, identity: ObjectId) -> Iterator[Copy]:
+        """Every name the site is known to have for an object: limbo, then places."""
+        limbo, name = self._store.limbo(), limbo_name(identity)
+        entry = self._store.lookup(limbo, name) if name in self.limbo else None
+        if entry is not None and entry.mark is not None and entry.mark.object == identity:
+            yield Copy(limbo, name, entry, None)
+        places: dict[Place, None] = dict.fromkeys(self._hints(identity).places)
+        places.update(dict.fromkeys(self._names.places(identity)))
+        known = self._open.get(identity)
+        if known is not None and known.place is not None:
+            places[known.place] = None
+        for place in places:
+            directory = self.find(place.directory)
+            if directory is None:
+                continue
+            entry = self._store.lookup(directory, place.name)
+            if entry is not None and entry.mark is not None and entry.mark.object == identity:
+                yield Copy(directory, place.name, entry, place)
+
+    def moved(self) -> None:
+        """A directory changed its place at the site: paths below it are other directories now."""
+        for known in self._open.values():
+            known.path_key = None
+
+    def forget(self, identity: ObjectId) -> None:
+        """The site's copy of that directory is being taken apart or away."""
+        known = self._open.pop(identity, None)
+        if known is not None:
+            self._store.close_directory(known.directory)
+
+    def trim(self) -> None:
+        """Close the directories opened longest ago; only between steps."""
+        while len(self._open) > _OPEN_MAX:
+            self.forget(next(iter(self._open)))
+
+    def close(self) -> None:
+        """Close all directories."""
+        for identity in list(self._open):
+            self.forget(identity)

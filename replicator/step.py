@@ -1,0 +1,467 @@
+"""One step: look at the source now, and make the site true at a place or for an object.
+
+The rules are those of docs/design.md, "The step"; decisions that need no looking are in
+`schedule`, taking things from their places is in `moves`. A step is idempotent and may be cut off
+anywhere: what it leaves is found again by looking. It has no order of its own; the plan says which
+step comes next.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable
+
+from mirrorfs.journal.record import ObjectId, Place
+from replicator import schedule
+from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
+from replicator.names import NameTable
+from replicator.planner import PlaceItem, Plan
+from replicator.schedule import ContentState, Incarnations
+from replicator.sitemap import Copy, SiteMap
+from replicator.stores.base import RESERVED, Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
+from replicator.view import SourceChangedError, SourceObject, SourceTree
+
+_STAGE_TRIES = 3
+_WAY_TRIES = 16
+
+
+class DeferredError(Exception):
+    """The object is being written: a `write` record will say when it is worth copying."""
+
+
+class AheadError(DeferredError):
+    """The source is ahead of the records: the one that explains what was seen is still to come."""
+
+
+class Step:
+    """Carries out the steps of one site."""
+
+    def __init__(
+        self,
+        source: SourceTree,
+        store: SiteStore,
+        plan: Plan,
+        incarnations: Incarnations,
+        *,
+        held: Callable[[ObjectId], Iterable[Place]],
+        sleep: Callable[[float], None],
+    ) -> None:
+        """Step on `source`, `store` and `plan`.
+
+        Args:
+            incarnations: those of the journal.
+            held: places of an object whose step failed or waits.
+            sleep: waits that many seconds.
+        """
+        names = NameTable(store)
+        self.bench = Bench(
+            source, store, plan, incarnations, names, SiteMap(source, store, plan.hints, names)
+        )
+        self.moves = Moves(self.bench)
+        self._source = source
+        self._store = store
+        self._plan = plan
+        self._held = held
+        self._sleep = sleep
+
+    @property
+    def counters(self) -> Counters:
+        """What was done so far."""
+        return self.bench.counters
+
+    # places ------------------------------------------------------------------------------------
+
+    def place(self, place: Place, mode: Mode = NORMAL, item: PlaceItem | None = None) -> None:
+        """Make a place true.
+
+        Raises DeferredError, SourceChangedError (the source changes faster than it can be copied),
+        StoreError, SourceError.
+        """
+        if place.name == RESERVED and place.directory == self._source.root.id:
+            return
+        parent = self._source.open(place.directory)
+        if parent is None:
+            return  # its own disappearance is another place's business
+        with parent:
+            directory = self.directory(parent, mode)
+            if directory is None:
+                return
+            found = self._source.lookup(parent, place.name)
+            entry = self._store.lookup(directory, place.name)
+            if found is not None:
+                with found:
+                    self._fill(found, directory, place, entry, mode, item)
+            elif entry is not None:
+                self.moves.vacate(directory, place, entry, mode)
+
+    def object_at(self, place: Place) -> ObjectId | None:
+        """The object the source has there now. Raises SourceError."""
+        parent = self._source.open(place.directory)
+        if parent is None:
+            return None
+        with parent:
+            found = self._source.lookup(parent, place.name)
+            if found is None:
+                return None
+            with found:
+                return found.id
+
+    def directory(self, source: SourceObject, mode: Mode = NORMAL) -> Directory | None:
+        """The site's directory, wherever the site has it; made, with its ancestors, if it has not.
+
+        None if it is not below the source's root any more. Raises AheadError where making it would
+        copy what a record still to be read will move.
+        """
+        known = self.bench.map.find(source.id)
+        if known is not None:
+            return known
+        for _ in range(_WAY_TRIES):
+            way = self.bench.map.resolve(source)
+            if not isinstance(way, Place):
+                return way
+            self.place(way, mode)
+        raise SourceChangedError("directories are renamed faster than they can be followed")
+
+    def _fill(
+        self,
+        found: SourceObject,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+        item: PlaceItem | None,
+    ) -> None:
+        """The source has an object there."""
+        if mode.adopt and entry is not None and self._adopt(found, directory, place, entry):
+            entry = self._store.lookup(directory, place.name)
+        if entry is not None and schedule.is_copy(found, entry):
+            self._refresh(found, Copy(directory, place.name, entry, place), place, mode)
+            return
+        came = None if item is None else schedule.absent_until(item, found.id)
+        if item is not None and came is not None:
+            if entry is not None:
+                self.moves.vacate(directory, place, entry, mode)
+            self._plan.postpone(item, came)
+        elif mode.trust and place not in self._plan.hints(found.id).places:
+            raise AheadError("what stands there now came by a record that is still to come")
+        elif stat.S_ISDIR(found.mode):
+            self._bring_directory(found, directory, place, entry, mode)
+        else:
+            self._bring(found, directory, place, entry, mode)
+
+    def _refresh(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
+        """The place holds a copy of the right object: make content and attributes so."""
+        mark = copy.entry.mark
+        assert mark is not None, "is_copy was asked"
+        state = ContentState.CURRENT
+        if stat.S_ISREG(found.mode):
+            state = self.bench.content_state(mark, found, mode)
+            if state is ContentState.STALE:
+                self._replace_content(found, copy, place, mode)
+                return
+        exact = mode.exact or self._plan.object_waits(found.id)
+        self._set_attributes(found, copy, exact=exact)
+        if found.links > 1 and not stat.S_ISDIR(found.mode):
+            self._unify(found, copy, place)
+        self._object_done(found)
+        if state is ContentState.COMING:
+            raise DeferredError("open for writing")
+        settled = self._plan.hints(found.id).settled_ctime_ns == found.ctime_ns
+        if settled and mark.ctime_ns != found.ctime_ns and stat.S_ISREG(found.mode):
+            # only names or attributes moved the change time: a later reconcile need not copy it
+            self._store.set_mark(copy.directory, copy.name, self._mark(found))
+
+    def _bring_directory(
+        self,
+        found: SourceObject,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+    ) -> None:
+        """The site has something else there than this directory, or nothing."""
+        copy = next(
+            (c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)), None
+        )
+        if copy is not None:
+            self.moves.put_copy(copy, directory, place, entry, mode)
+            self.counters.moved += 1
+        else:
+            staged = self._store.stage(found.attributes(), None, self._mark(found))
+            self.bench.map.forget(found.id)
+            self.moves.put_staged(staged, directory, place, entry, mode, is_directory=True)
+            self.counters.made += 1
+            if not self._plan.hints(found.id).made:
+                self.bench.doubt.add(found.id)  # what it holds has no records of its own
+        self.bench.touched.add(found.id)
+        made = self._store.lookup(directory, place.name)
+        if made is not None and copy is not None:
+            exact = mode.exact or self._plan.object_waits(found.id)
+            self._set_attributes(found, Copy(directory, place.name, made, place), exact=exact)
+        self._object_done(found)
+
+    def _bring(
+        self,
+        found: SourceObject,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+    ) -> None:
+        """The site has something else there than this file (symlink, device …), or nothing."""
+        copies, state = self._ranked_copies(found, mode)
+        if state is ContentState.COMING:
+            raise DeferredError("open for writing")
+        if found.links > 1:
+            self.bench.names.add(found.id, place)
+        if state is ContentState.STALE:
+            staged = self._stage(found, place)
+            self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
+            self._replace_others(found, directory, place, copies)
+            return
+        copy = copies[0]
+        if copy.place is not None and self.bench.stands(copy.place, found.id):
+            self.bench.names.add(found.id, copy.place)
+            self.moves.save(directory, place, entry, mode)
+            self._link(copy, directory, place, entry, mode)
+        else:
+            self.moves.put_copy(copy, directory, place, entry, mode)
+            self.counters.moved += 1
+        made = self._store.lookup(directory, place.name)
+        if made is not None and schedule.is_copy(found, made):
+            self._refresh(found, Copy(directory, place.name, made, place), place, mode)
+
+    def _ranked_copies(self, found: SourceObject, mode: Mode) -> tuple[list[Copy], ContentState]:
+        """What the site has of it, the best first, and what the best is worth."""
+        ranks = (ContentState.STALE, ContentState.COMING, ContentState.CURRENT)
+        ranked: list[tuple[int, tuple[int, int], Copy]] = []
+        for copy in self.bench.map.copies(found.id):
+            mark = copy.entry.mark
+            if mark is not None and schedule.same_kind(found, copy.entry):
+                state = ContentState.CURRENT
+                if stat.S_ISREG(found.mode):
+                    state = self.bench.content_state(mark, found, mode, arriving=True)
+                ranked.append((ranks.index(state), self.bench.incarnations.age(mark), copy))
+        ranked.sort(key=lambda each: each[:2], reverse=True)
+        if ranked:
+            return [each[2] for each in ranked], ranks[ranked[0][0]]
+        if stat.S_ISREG(found.mode):
+            return [], self.bench.content_state(None, found, mode, arriving=True)
+        return [], ContentState.STALE
+
+    def _link(
+        self,
+        copy: Copy,
+        directory: Directory,
+        place: Place,
+        entry: SiteEntry | None,
+        mode: Mode,
+    ) -> None:
+        """Another name for what the site has."""
+        if entry is not None and stat.S_ISDIR(entry.mode):
+            self.moves.vacate(directory, place, entry, mode)
+        self._store.link(copy.directory, copy.name, directory, place.name)
+        self.bench.touched.add(place.directory)
+        self.counters.linked += 1
+
+    # objects -----------------------------------------------------------------------------------
+
+    def object(self, identity: ObjectId, mode: Mode = NORMAL) -> None:
+        """Make an object true under every name the site has for it. Raises what `place` raises."""
+        found = self._source.open(identity)
+        if found is None:
+            return
+        with found:
+            if stat.S_ISDIR(found.mode):
+                self.directory_attributes(found, mode)
+                return
+            places = {*self._plan.hints(found.id).places, *self._held(found.id)}
+            copies = list(self.bench.map.copies(found.id))
+            places |= {copy.place for copy in copies if copy.place is not None}
+            standing = {place for place in places if self.bench.stands(place, found.id)}
+            for copy in copies:
+                if copy.place not in standing:
+                    self._distrust(copy)
+        for place in standing:
+            self.place(place, mode)
+        if not places and not copies:
+            self.bench.doubt.add(self._source.root.id)  # no name of it is known: look everywhere
+
+    def distrust(self, identity: ObjectId) -> None:
+        """The records that say its content changed may be forgotten before it was copied again."""
+        for copy in self.bench.map.copies(identity):
+            if stat.S_ISREG(copy.entry.mode):
+                self._distrust(copy)
+
+    def _distrust(self, copy: Copy) -> None:
+        """It stands where the source has it no more, or in limbo: its content must not be taken for
+        current when it comes to its place."""
+        mark = copy.entry.mark
+        assert mark is not None, "only marked entries are copies"
+        flags = mark.flags & ~MarkFlag.CONTENT
+        stale = Mark(mark.object, mark.tag, mark.sequence, 0, flags)
+        self._store.set_mark(copy.directory, copy.name, stale)
+
+    def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
+        """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
+        self.bench.touched.add(found.id)
+        if found.id == self._source.root.id:
+            self._store.set_root_attributes(found.attributes(), self._mark(found))
+            return
+        if self.directory(found, mode) is None:
+            return
+        way = self._source.ancestors(found)
+        above = self._source.open(way[-1][0]) if way else None
+        if not way or above is None:
+            return
+        with above:
+            directory = self.directory(above, mode)
+        name = way[-1][1]
+        entry = None if directory is None else self._store.lookup(directory, name)
+        if directory is not None and entry is not None and schedule.is_copy(found, entry):
+            self._set_attributes(found, Copy(directory, name, entry, None), exact=True)
+
+    def _set_attributes(self, found: SourceObject, copy: Copy, *, exact: bool) -> None:
+        """Make them so if they differ. `exact`: look at xattrs, too."""
+        wanted = found.attributes()
+        differ = schedule.attributes_differ(wanted, copy.entry)
+        if not differ and exact:
+            differ = dict(wanted.xattrs) != self._store.xattrs(copy.directory, copy.name)
+        if not differ:
+            return
+        mark = copy.entry.mark
+        self._store.set_attributes(copy.directory, copy.name, wanted, mark or self._mark(found))
+        self.counters.attributes_set += 1
+        if stat.S_ISDIR(found.mode):
+            self.bench.touched.add(found.id)
+
+    def _object_done(self, found: SourceObject) -> None:
+        """With one name, what was done at a place was done for the object."""
+        if not stat.S_ISDIR(found.mode):
+            self.moves.leave_limbo(found.id)
+            if found.links <= 1:
+                self.bench.names.forget(found.id)
+        if found.links <= 1 or stat.S_ISDIR(found.mode):
+            self._plan.object_done(found.id)
+
+    # content -----------------------------------------------------------------------------------
+
+    def _mark(self, found: SourceObject) -> Mark:
+        return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
+
+    def _stage(self, found: SourceObject, place: Place) -> Staged:
+        """A complete copy of the object as it is now, not torn, and still of that place."""
+        for _ in range(_STAGE_TRIES):
+            delay = self._source.settle_delay(found)
+            if delay > 0:
+                self._sleep(delay)
+            before = found.stat()
+            mark = Mark(found.id, self._plan.known_tag, self._plan.known, before.ctime_ns)
+            attributes = found.attributes()
+            if not stat.S_ISREG(before.mode):
+                staged = self._store.stage(attributes, None, mark)
+                self.counters.made += 1
+                return self._checked(staged, found, before.ctime_ns, place)
+            try:
+                with found.content() as content:
+                    staged = self._store.stage(attributes, content, mark)
+            except SourceChangedError:
+                continue
+            after = found.stat()
+            if (after.size, after.mtime_ns, after.ctime_ns) == (
+                before.size,
+                before.mtime_ns,
+                before.ctime_ns,
+            ):
+                self.counters.files_copied += 1
+                return self._checked(staged, found, before.ctime_ns, place)
+            self._store.discard(staged)
+        raise SourceChangedError("hot: it changes while it is read")
+
+    def _checked(self, staged: Staged, found: SourceObject, ctime_ns: int, place: Place) -> Staged:
+        """The copy, if its object has not left the place since it was found there.
+
+        Leaving moves the change time, so an unchanged one needs no second look.
+        """
+        if ctime_ns != found.ctime_ns and not self.bench.stands(place, found.id):
+            self._store.discard(staged)
+            raise AheadError("it was moved while it was copied; that record is still to come")
+        return staged
+
+    def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
+        """Stage the object anew and put it under each of its names at the site."""
+        several = found.links > 1 or copy.entry.links > 1
+        copies = list(self.bench.map.copies(found.id)) if several else []
+        staged = self._stage(found, place)
+        mark = copy.entry.mark
+        if not mode.trust and mark is not None and mark.ctime_ns > found.ctime_ns:
+            # the source went back in time: the site's newer version must not be lost
+            self.moves.keep_version(copy.directory, place)
+        self._store.commit(staged, copy.directory, copy.name)
+        self.bench.touched.add(place.directory)
+        self._replace_others(found, copy.directory, place, copies)
+
+    def _replace_others(
+        self, found: SourceObject, directory: Directory, place: Place, copies: list[Copy]
+    ) -> None:
+        """The place holds a new copy: the object's other names become names of it, or go."""
+        for copy in copies:
+            if copy.place == place:
+                continue
+            if copy.place is not None:
+                self.bench.touched.add(copy.place.directory)
+            if copy.place is not None and self.bench.stands(copy.place, found.id):
+                self.bench.names.add(found.id, copy.place)
+                self.bench.names.add(found.id, place)
+                self._store.link(directory, place.name, copy.directory, copy.name)
+            else:
+                self._store.remove(copy.directory, copy.name)
+                if copy.place is not None:
+                    self.bench.names.discard(found.id, copy.place)
+        self.moves.leave_limbo(found.id)
+        self._plan.object_done(found.id)
+
+    def _unify(self, found: SourceObject, copy: Copy, place: Place) -> None:
+        """Names of one object must be one object at the site: all names of the newest copy."""
+        self.bench.names.add(found.id, place)
+        names = {place: copy}
+        for other in self.bench.map.copies(found.id):
+            if other.place is not None and self.bench.stands(other.place, found.id):
+                names[other.place] = other
+        newest = max(names.values(), key=lambda each: self._age(each.entry))
+        for at, each in names.items():
+            if each.entry.identity != newest.entry.identity:
+                self.bench.names.add(found.id, at)
+                self._store.link(newest.directory, newest.name, each.directory, each.name)
+                self.bench.touched.add(at.directory)
+                self.counters.linked += 1
+
+    def _age(self, entry: SiteEntry) -> tuple[int, int]:
+        return (-1, -1) if entry.mark is None else self.bench.incarnations.age(entry.mark)
+
+    def _adopt(
+        self, found: SourceObject, directory: Directory, place: Place, entry: SiteEntry
+    ) -> bool:
+        """Take what was there before us as a copy, if type, size and time say so."""
+        if entry.mark is not None or not schedule.looks_like(found, entry):
+            return False
+        self._store.set_attributes(directory, place.name, found.attributes(), self._mark(found))
+        self.counters.adopted += 1
+        return True
+
+    # ends --------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Set the times of the directories touched: last, since every change inside moves them."""
+        touched = self.bench.touched
+        while touched:
+            identity = touched.pop()
+            found = self._source.open(identity)
+            if found is None:
+                continue
+            with found:
+                directory = self.bench.map.find(identity)
+                if directory is not None:
+                    now = found.stat()
+                    self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
+        self.bench.map.trim()

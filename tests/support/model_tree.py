@@ -1,0 +1,406 @@
+"""A source tree in memory that journals itself: the model every replication rule is checked against.
+
+It answers what `replicator.view.SourceTree` asks, makes the records mirrorfs would make, and remembers
+everything it ever was, so that a test can ask whether a site shows something the source never had.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+from mirrorfs.journal.record import (
+    SETTLED,
+    Body,
+    Change,
+    Kind,
+    ObjectId,
+    Place,
+    Reconcile,
+    Record,
+    SequenceNumber,
+    Tag,
+    handle_id,
+)
+from mirrorfs.journal.segment import Incarnation
+from replicator.schedule import Incarnations
+from replicator.stores.base import Attributes
+from replicator.view import SourceStat
+
+EXCHANGE = 2
+
+
+@dataclass(eq=False)
+class Thing:
+    """One object of the model."""
+
+    id: ObjectId
+    mode: int
+    changed: int
+    content: bytes = b""
+    target: bytes | None = None
+    uid: int = 0
+    mtime: int = 0
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    names: dict[bytes, Thing] = field(default_factory=dict)
+    places: list[Place] = field(default_factory=list)
+    dirty: bool = False
+    contents: list[tuple[int, bytes]] = field(default_factory=list)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def links(self) -> int:
+        return 2 if self.is_directory else len(self.places)
+
+
+class ModelContent:
+    """The content of a file, as `Content`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def fileno(self) -> int:
+        raise AssertionError("the model has no descriptors")
+
+    def read(self) -> bytes:
+        return self._data
+
+
+class ModelObject:
+    """A `SourceObject`: fields of the moment it was opened."""
+
+    def __init__(self, tree: ModelTree, thing: Thing) -> None:
+        self._tree = tree
+        self.thing = thing
+        self.id = thing.id
+        self.__dict__.update(
+            {name: getattr(self.stat(), name) for name in SourceStat.__dataclass_fields__}
+        )
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    atime_ns: int
+    ctime_ns: int
+    rdev: int
+    links: int
+
+    def stat(self) -> SourceStat:
+        thing = self.thing
+        size = len(thing.target if thing.target is not None else thing.content)
+        return SourceStat(
+            thing.mode, thing.uid, 0, size, thing.mtime, 0, thing.changed, 0, thing.links
+        )
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        return dict(self.thing.xattrs)
+
+    def target(self) -> bytes:
+        assert self.thing.target is not None
+        return self.thing.target
+
+    def attributes(self) -> Attributes:
+        thing = self.thing
+        return Attributes(
+            thing.mode, thing.uid, 0, 0, thing.mtime, 0, dict(thing.xattrs), thing.target
+        )
+
+    @contextmanager
+    def content(self) -> Iterator[ModelContent]:
+        data = self.thing.content
+        self._tree.meanwhile()
+        yield ModelContent(data)
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> ModelObject:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class ModelTree:
+    """The source. `meanwhile` is called in the middle of looking: a test may change things there."""
+
+    def __init__(self) -> None:
+        self.clock = 1
+        self.records: list[tuple[Record, Tag]] = []
+        self.ended: list[Incarnation] = []
+        self.tag = Tag(1)
+        self.first = SequenceNumber(1)
+        self._serial = 1
+        self.things: dict[ObjectId, Thing] = {}
+        self.history: dict[Place, list[tuple[int, ObjectId | None]]] = {}
+        self.root_thing = self._make(stat.S_IFDIR | 0o755)
+        self.meanwhile = lambda: None
+
+    # journal -----------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> SequenceNumber:
+        return self.records[-1][0].sequence if self.records else SequenceNumber(0)
+
+    def _log(self, kind: Kind, body: Body, *, settled: bool = True) -> None:
+        sequence = SequenceNumber(self.head + 1)
+        flags = SETTLED if settled else 0
+        self.records.append((Record(sequence, self.clock, kind, flags, body), self.tag))
+
+    def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: object) -> None:
+        body = Change(
+            thing.id, places, b"", thing.mode, thing.links, ctime_ns=thing.changed, **more
+        )  # type: ignore[arg-type]
+        self._log(kind, body, settled=not thing.dirty)
+
+    def incarnations(self) -> Incarnations:
+        return Incarnations(self.ended, self.tag)
+
+    def lose_tail(self, keep: SequenceNumber) -> None:
+        """A power cut: the records after `keep` are gone; the next incarnation reconciles."""
+        self.records = [pair for pair in self.records if pair[0].sequence <= keep]
+        self.restart()
+        self._log(
+            Kind.RECONCILE, Reconcile(self.root_thing.id, whole=True, path=b"", reason="test")
+        )
+
+    def restart(self) -> None:
+        """A new incarnation of the writer."""
+        self.ended.append(Incarnation(self.tag, self.first, self.head))
+        self.tag = Tag(self.tag + 1)
+        self.first = SequenceNumber(self.head + 1)
+
+    # changes -----------------------------------------------------------------------------------
+
+    def _tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def _make(self, mode: int, **more: object) -> Thing:
+        identity = handle_id(1, 1, self._serial.to_bytes(4, "little"))
+        self._serial += 1
+        now = self._tick()
+        thing = Thing(identity, mode, now, mtime=now, **more)  # type: ignore[arg-type]
+        thing.contents.append((now, thing.content))
+        self.things[identity] = thing
+        return thing
+
+    def _enter(self, thing: Thing, parent: Thing, name: bytes) -> Place:
+        place = Place(parent.id, name)
+        now = self._tick()
+        parent.names[name] = thing
+        thing.places.append(place)
+        self.history.setdefault(place, []).append((now, thing.id))
+        parent.mtime = parent.changed = thing.changed = now
+        return place
+
+    def _leave(self, parent: Thing, name: bytes, *, gap: bool = True) -> Place:
+        place = Place(parent.id, name)
+        thing = parent.names.pop(name)
+        thing.places.remove(place)
+        now = self._tick()
+        if gap:
+            self.history[place].append((now, None))
+        parent.mtime = parent.changed = thing.changed = now
+        return place
+
+    def create(self, parent: Thing, name: bytes, mode: int = stat.S_IFREG | 0o644) -> Thing:
+        """A new file, open for writing until `flush`; anything else is complete at once."""
+        target = b"to-%d" % self._serial if stat.S_ISLNK(mode) else None
+        thing = self._make(mode, target=target)
+        place = self._enter(thing, parent, name)
+        thing.dirty = stat.S_ISREG(mode)
+        kinds = {stat.S_IFREG: Kind.CREATE, stat.S_IFDIR: Kind.MKDIR, stat.S_IFLNK: Kind.SYMLINK}
+        self._log_change(kinds.get(stat.S_IFMT(mode), Kind.MKNOD), thing, place)
+        return thing
+
+    def write(self, thing: Thing) -> None:
+        """Change content without closing: no record yet."""
+        now = self._tick()
+        thing.content = b"%d" % now
+        thing.contents.append((now, thing.content))
+        thing.changed = thing.mtime = now
+        thing.dirty = True
+
+    def flush(self, thing: Thing) -> None:
+        """Close after write."""
+        if thing.dirty:
+            thing.dirty = False
+            self._log_change(Kind.WRITE, thing, *thing.places[:1])
+
+    def attributes(self, thing: Thing) -> None:
+        """chmod, chown and setxattr at once."""
+        now = self._tick()
+        thing.mode ^= 0o020
+        thing.uid = now
+        thing.xattrs[b"user.n"] = b"%d" % now
+        thing.changed = now
+        self._log_change(Kind.ATTRIBUTES, thing, *thing.places[:1])
+
+    def unlink(self, parent: Thing, name: bytes) -> None:
+        thing = parent.names[name]
+        place = self._leave(parent, name)
+        self._log_change(Kind.RMDIR if thing.is_directory else Kind.UNLINK, thing, place)
+
+    def link(self, thing: Thing, parent: Thing, name: bytes) -> None:
+        known = thing.places[0]
+        place = self._enter(thing, parent, name)
+        self._log_change(Kind.LINK, thing, place, known)
+
+    def rename(self, parent: Thing, name: bytes, to: Thing, to_name: bytes) -> None:
+        thing = parent.names[name]
+        other = to.names.get(to_name)
+        if other is not None:
+            self._leave(to, to_name, gap=False)
+        old = self._leave(parent, name)
+        new = self._enter(thing, to, to_name)
+        self._log_change(Kind.RENAME, thing, old, new, other=other.id if other else None)
+
+    def exchange(self, parent: Thing, name: bytes, to: Thing, to_name: bytes) -> None:
+        thing, other = parent.names[name], to.names[to_name]
+        old = self._leave(parent, name, gap=False)
+        self._leave(to, to_name, gap=False)
+        new = self._enter(thing, to, to_name)
+        self._enter(other, parent, name)
+        self._log_change(
+            Kind.RENAME,
+            thing,
+            old,
+            new,
+            other=other.id,
+            other_ctime_ns=0 if other.dirty else other.changed,
+            rename_flags=EXCHANGE,
+        )
+
+    # looking (replicator.view.SourceTree) ------------------------------------------------------
+
+    @property
+    def root(self) -> ModelObject:
+        return ModelObject(self, self.root_thing)
+
+    def living(self, thing: Thing) -> bool:
+        return thing is self.root_thing or bool(thing.places)
+
+    def open(self, id: ObjectId) -> ModelObject | None:
+        thing = self.things.get(id)
+        return ModelObject(self, thing) if thing is not None and self.living(thing) else None
+
+    def lookup(self, directory: ModelObject, name: bytes) -> ModelObject | None:
+        thing = directory.thing.names.get(name)
+        return None if thing is None else ModelObject(self, thing)
+
+    def ancestors(self, directory: ModelObject) -> list[tuple[ObjectId, bytes, ObjectId]] | None:
+        way: list[tuple[ObjectId, bytes, ObjectId]] = []
+        thing = directory.thing
+        while thing is not self.root_thing:
+            if not thing.places:
+                return None
+            place = thing.places[0]
+            way.append((place.directory, place.name, thing.id))
+            thing = self.things[place.directory]
+        return way[::-1]
+
+    def path_key(self, directory: ModelObject) -> bytes | None:
+        way = self.ancestors(directory)
+        return None if way is None else b"/".join(name for _, name, _ in way)
+
+    def settle_delay(self, object: ModelObject) -> float:
+        return 0.0
+
+    def list(self, directory: ModelObject) -> list[bytes]:
+        return list(directory.thing.names)
+
+    # what it was -------------------------------------------------------------------------------
+
+    def had(self, place: Place, identity: ObjectId, content: bytes, since: int) -> int | None:
+        """The earliest moment from `since` on at which the object, with that content, stood there.
+
+        None: never.
+        """
+        standing = [*self.history.get(place, ()), (self.clock + 1, None)]
+        contents = [*self.things[identity].contents, (self.clock + 1, b"")]
+        for (begin, there), (end, _) in zip(standing, standing[1:], strict=False):
+            if there != identity or end <= since:
+                continue
+            for (first, data), (last, _) in zip(contents, contents[1:], strict=False):
+                start = max(begin, first, since)
+                if data == content and start < min(end, last):
+                    return start
+        return None
+
+
+def directories(tree: ModelTree) -> list[Thing]:
+    """All living directories below the root, and the root."""
+    return [thing for thing in tree.things.values() if thing.is_directory and tree.living(thing)]
+
+
+def is_below(tree: ModelTree, thing: Thing, above: Thing) -> bool:
+    """Whether `thing` is `above` or below it."""
+    while thing is not above:
+        if not thing.places:
+            return False
+        thing = tree.things[thing.places[0].directory]
+    return True
+
+
+def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> None:
+    """One operation, if the one drawn is possible."""
+    parent, to = (random.choice(directories(tree)) for _ in range(2))
+    name, to_name = (random.choice(names) for _ in range(2))
+    here, there = parent.names.get(name), to.names.get(to_name)
+    draw = random.choice(
+        "create create write write flush flush save save unlink mkdir rmdir rename rename rename"
+        " link attributes exchange symlink".split()
+    )
+    files = [t for t in tree.things.values() if t.places and stat.S_ISREG(t.mode)]
+    if here is None:
+        if draw == "create":
+            tree.create(parent, name)
+        elif draw == "save":
+            thing = tree.create(parent, name)
+            tree.write(thing)
+            tree.flush(thing)
+        elif draw == "mkdir":
+            tree.create(parent, name, stat.S_IFDIR | 0o755)
+        elif draw == "symlink":
+            tree.create(parent, name, stat.S_IFLNK | 0o777)
+    elif draw == "save" and stat.S_ISREG(here.mode):
+        tree.write(here)
+        tree.flush(here)
+    elif draw in ("unlink", "rmdir") and not here.names:
+        tree.unlink(parent, name)
+    elif draw == "link" and not here.is_directory and there is None:
+        tree.link(here, to, to_name)
+    elif draw in ("rename", "exchange") and here is not there:
+        _move_at_random(tree, draw, (parent, name, here), (to, to_name, there))
+    if draw == "write" and files:
+        tree.write(random.choice(files))
+    elif draw == "flush" and files:
+        tree.flush(random.choice(files))
+    elif draw == "attributes":
+        tree.attributes(random.choice([t for t in tree.things.values() if tree.living(t)]))
+
+
+def _move_at_random(
+    tree: ModelTree,
+    draw: str,
+    old: tuple[Thing, bytes, Thing],
+    new: tuple[Thing, bytes, Thing | None],
+) -> None:
+    (parent, name, here), (to, to_name, there) = old, new
+    if here.is_directory and is_below(tree, to, here):
+        return
+    if there is None:
+        if draw == "rename":
+            tree.rename(parent, name, to, to_name)
+    elif draw == "exchange":
+        if not (there.is_directory and is_below(tree, parent, there)):
+            tree.exchange(parent, name, to, to_name)
+    elif here.is_directory == there.is_directory and not there.names and here.id != there.id:
+        tree.rename(parent, name, to, to_name)
