@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from replicator.stores.base import Attributes, Directory, Mark, SiteStore
 from replicator.stores.directory import DirectoryStore
 from replicator.stores.memory import MemoryStore, Node
 from replicator.stores.site_root import SiteRoot
+from tests.support import mounting
 
 VOLUME = bytes(range(16))
 _numbers = itertools.count(1)
@@ -200,22 +199,17 @@ def _directory(below: str | None) -> Iterator[Bench]:
 @contextlib.contextmanager
 def _bindfs() -> Iterator[Bench]:
     """A real file system that knows no RENAME_EXCHANGE."""
-    program = shutil.which("bindfs")
-    assert program, "bindfs is not installed"
     options = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
     with tempfile.TemporaryDirectory(prefix="mirrorfs-site-") as base:
         beneath, mounted = Path(base, "beneath"), Path(base, "mounted")
         beneath.mkdir()
         mounted.mkdir()
-        subprocess.run([program, "-o", options, beneath, mounted], check=True)
-        try:
+        with mounting.bindfs(beneath, mounted, "-o", options):
             bench = DirectoryBench(mounted)
             try:
                 yield bench
             finally:
                 bench.store.close()
-        finally:
-            subprocess.run(["fusermount3", "-u", mounted], check=True)
 
 
 KINDS: Mapping[str, Kind] = {
