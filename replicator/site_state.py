@@ -113,6 +113,42 @@ class SiteState(msgspec.Struct, kw_only=True):
     saved_ns: int = 0
 
 
+class SiteReport(msgspec.Struct, kw_only=True):
+    """What a replicator says of one of its sites; a copy lies in `JOURNAL/sites/NAME.json`.
+
+    Attributes:
+        url: where the site is. host, boot, pid: the replicator. started_ns: when it came up.
+        phase: see Phase; reason: in words, why it is in it ("" if there is nothing to say).
+        phase_ns: since when. updated_ns: when this was written (every second or so).
+        head: newest record of the journal seen. read: newest record taken into the plan.
+        queue: places and objects waiting in the plan. oldest_ns: time of the oldest record that
+            was not worked on, 0 if there is none.
+        lag_p50, lag_p99: seconds from record to site, over the last hour; None without samples.
+        records_per_second: over the last minute. counters: what was done since it came up.
+    """
+
+    version: int = STATE_VERSION
+    site: str
+    url: str
+    host: str
+    boot: str
+    pid: int
+    started_ns: int
+    updated_ns: int
+    phase: str
+    phase_ns: int
+    reason: str = ""
+    head: int = 0
+    read: int = 0
+    queue: int = 0
+    oldest_ns: int = 0
+    lag_p50: float | None = None
+    lag_p99: float | None = None
+    records_per_second: float = 0.0
+    counters: dict[str, int] = {}
+    state: SiteState
+
+
 class StateError(Exception):
     """A state file that cannot be read."""
 
@@ -131,6 +167,22 @@ def decode_state(data: bytes) -> SiteState:
     if state.version != STATE_VERSION:
         raise StateError(f"version {state.version} is not known here")
     return state
+
+
+def encode_report(report: SiteReport) -> bytes:
+    """The bytes of a report file (JSON)."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def decode_report(data: bytes) -> SiteReport:
+    """The report in those bytes; raises StateError."""
+    try:
+        report = msgspec.json.decode(data, type=SiteReport)
+    except msgspec.DecodeError as error:
+        raise StateError(f"cannot be read: {error}") from None
+    if report.version != STATE_VERSION:
+        raise StateError(f"version {report.version} is not known here")
+    return report
 
 
 def clean_cursor(working: SequenceNumber, held: list[HeldStep], *, initial: bool) -> int:
