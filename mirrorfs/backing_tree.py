@@ -20,8 +20,9 @@ from mirrorfs.journal.record import ObjectId, handle_id, split_handle_id
 from mirrorfs.journal.segment import SourceIdentity
 
 _NAMED: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_DIRECT wants aligned buffers, which a request does not bring; the others do not fit a daemon.
-_OPEN_DROPPED: Final = os.O_DIRECT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CREAT | os.O_EXCL
+# All that concerns the daemon's descriptor: the rest is done by the kernel above, and O_DIRECT
+# would want aligned buffers, which a request does not bring.
+_OPEN_KEPT: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 _LOCAL_MAGICS: Final = frozenset(
     {0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x2FC12FC1, 0xF2F52010, 0x3434, 0xCA451A4E}
 )  # ext4, xfs, btrfs, tmpfs, zfs, f2fs, nilfs2, bcachefs
@@ -170,7 +171,7 @@ class BackingTree:
 
     def create(self, directory: int, name: bytes, flags: int, mode: int, caller: ActingAs) -> int:
         """Make a regular file, opened as `flags` say whatever its mode. FileExistsError."""
-        flags = flags & ~_OPEN_DROPPED | os.O_CREAT | os.O_EXCL
+        flags = flags & _OPEN_KEPT | os.O_CREAT | os.O_EXCL
         with caller:
             return os.open(name, flags, mode & 0o7777, dir_fd=directory)
 
@@ -252,7 +253,7 @@ class BackingTree:
 
     def open_file(self, descriptor: int, flags: int) -> int:
         """Open a file known by an O_PATH descriptor."""
-        return os.open(magic_path(descriptor), flags & ~_OPEN_DROPPED)
+        return os.open(magic_path(descriptor), flags & _OPEN_KEPT)
 
     def open_directory(self, descriptor: int) -> int:
         """Open a directory for listing and syncing."""

@@ -359,6 +359,15 @@ def test_direct_io_sync_and_odd_buffers(work: Path) -> None:
     assert (work / "f").read_bytes() == b"d" * 8192
 
 
+@pytest.mark.parametrize("flag", ["O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_NOATIME", "O_ASYNC"])
+def test_flags_that_concern_the_caller_alone(work: Path, flag: str) -> None:
+    flags = os.O_RDWR | getattr(os, flag)
+    os.close(os.open(work / "f", flags | os.O_CREAT, 0o644))
+    descriptor = os.open(work / "f", flags)
+    assert os.write(descriptor, b"x") == 1
+    os.close(descriptor)
+
+
 def test_memory_mappings(work: Path, overlay: Mounted) -> None:
     file = work / "f"
     file.write_bytes(bytes(8192))
