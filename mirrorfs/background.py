@@ -5,6 +5,7 @@ Knows nothing of what the child does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -80,6 +81,14 @@ def _log_with(handler: logging.Handler) -> None:
     root.setLevel(logging.INFO)
 
 
+def _close_inherited(kept: int) -> None:
+    """Hold nothing of the caller's: locks, pipes, other mounts."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
 def _child(work: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
     """The child's whole life; it never returns into its parent's code."""
     told = False
@@ -102,6 +111,7 @@ def _child(work: Callable[[Callable[[], None]], None], writing: int) -> NoReturn
     try:
         os.setsid()
         os.chdir("/")
+        _close_inherited(writing)
         work(ready)
     except MirrorfsError as error:
         code = error.exit_code

@@ -13,13 +13,19 @@ from mirrorfs import mountinfo
 from mirrorfs.config import Volume
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
 
+_FUSE_DEVICE = os.makedev(10, 229)
+
 
 def check_permissions() -> None:
     """Root, and /dev/fuse. NotPermittedError."""
     if os.geteuid() != 0:
         raise NotPermittedError("mount: not permitted: only root may mount")
     try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        device = os.fstat(fd).st_rdev
+        os.close(fd)
+        if device != _FUSE_DEVICE:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
     except OSError as error:
         raise NotPermittedError(
             f"/dev/fuse: {error.strerror}: the kernel module fuse must be usable here"
@@ -68,7 +74,7 @@ def _check_directory(path: str, what: str) -> os.stat_result:
 
 def _check_alive(path: str, what: str) -> None:
     try:
-        os.stat(path)
+        os.statvfs(path)  # the kernel may know the answer to a stat without the daemon
     except OSError as error:
         raise _unusable(error, path, what) from None
 

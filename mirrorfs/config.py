@@ -6,6 +6,7 @@ Knows what is allowed and says so: file, key, what is allowed. It does not look 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
@@ -62,6 +63,7 @@ _NUMBERS: Final = {
     "journal_segment_bytes": (4096, 1 << 30),
     "attr_timeout": (0.0, 86400.0),
 }
+_COMMA: Final = re.compile(r"(?<!\\),")
 _CHOICES: Final = {
     "journal_sync": ("group", "always"),
     "writers": ("one",),
@@ -73,11 +75,12 @@ _CHOICES: Final = {
 def read_options(texts: Iterable[str]) -> dict[str, Any]:
     """The `-o` arguments, each with options separated by commas. UsageError.
 
-    A hyphen in a name is as good as an underscore; `job_variables` are separated by colons.
+    A backslash makes a comma part of a value. A hyphen in a name is as good as an underscore;
+    `job_variables` are separated by colons.
     """
     options: dict[str, Any] = {}
     for text in texts:
-        for item in filter(None, text.split(",")):
+        for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
             key, equals, value = item.partition("=")
             name = key.replace("-", "_")
             if key in _IGNORED or key.startswith("x-"):

@@ -37,6 +37,7 @@ from mirrorfs.journal.segment import Header
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 16
+_ACCEPT_AGAIN_SECONDS = 1.0
 _decoder = msgspec.msgpack.Decoder(Request)
 
 
@@ -46,8 +47,11 @@ class Volume(Protocol):
     def header(self) -> Header:
         """Of the segment being written."""
 
-    def root_descriptor(self) -> int:
-        """The source's root, O_RDONLY|O_DIRECTORY; stays open."""
+    def open_root(self) -> int:
+        """A new descriptor of the source's root, O_RDONLY|O_DIRECTORY, for the caller to close.
+
+        Never the same one twice: whoever gets it lists the directory with an offset of its own.
+        """
 
     def directory_id(self, path: bytes) -> ObjectId:
         """Id of the directory at `path` below the root. OSError."""
@@ -64,7 +68,12 @@ async def serve(directory: str, volume: Volume) -> None:
     with _listening(directory) as listener:
         async with trio.open_nursery() as nursery:
             while True:
-                connection, _ = await listener.accept()
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:  # out of descriptors, say: the client may try again
+                    _log.error("control: %s", error.strerror)
+                    await trio.sleep(_ACCEPT_AGAIN_SECONDS)
+                    continue
                 nursery.start_soon(_converse, connection, volume)
 
 
@@ -92,7 +101,7 @@ def _listening(directory: str) -> Iterator[trio.socket.SocketType]:
 
 async def _converse(connection: trio.socket.SocketType, volume: Volume) -> None:
     """Answer one client until it goes."""
-    with connection, contextlib.suppress(ConnectionError):
+    with connection, contextlib.suppress(OSError):
         while data := await connection.recv(MESSAGE_BYTES_MAX):
             try:
                 answer = _answer(_decoder.decode(data), volume)
@@ -101,11 +110,16 @@ async def _converse(connection: trio.socket.SocketType, volume: Volume) -> None:
             except Exception as error:  # noqa: BLE001 - a client must not end the mount
                 _log.error("control: %s", error, exc_info=True)
                 answer = Refused(f"internal error: {error}")
-            rights = []
-            if isinstance(answer, RootAnswer):
-                root = array.array("i", [volume.root_descriptor()])
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, root)]
-            await connection.sendmsg([msgspec.msgpack.encode(answer)], rights)
+            message = [msgspec.msgpack.encode(answer)]
+            if not isinstance(answer, RootAnswer):
+                await connection.sendmsg(message)
+                continue
+            root = volume.open_root()
+            try:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [root]))
+                await connection.sendmsg(message, [rights])
+            finally:
+                os.close(root)
 
 
 def _answer(request: Request, volume: Volume) -> Answer:

@@ -52,6 +52,10 @@ class EnduringJournal:
             self._degrade(f"cannot record a change: {error}")
         return None
 
+    def uncertain(self, reason: str) -> None:
+        """A change was made that no record can tell of: see to it that it is found later."""
+        self._degrade(reason)
+
     def cover(self, reason: str) -> SequenceNumber:
         """Append `reconcile` of the whole tree. JournalWriteError."""
         return self.writer.append(Kind.RECONCILE, Reconcile(self._root, True, b"", reason))
@@ -60,9 +64,12 @@ class EnduringJournal:
         """While degraded, try again without waiting for the next change; until cancelled."""
         while True:
             await trio.sleep(RETRY_SECONDS)
-            if self.degraded is not None:
-                self._resume()
-            self._clear_mark()
+            try:
+                if self.degraded is not None:
+                    self._resume()
+                self._clear_mark()
+            except Exception as error:  # noqa: BLE001 - nothing here may end the mount
+                _log.error("cannot journal again yet: %s", error, exc_info=True)
 
     def close(self, host: str) -> None:
         """End the incarnation with `unmount`, unless something is left without a record."""

@@ -55,6 +55,13 @@ _NODE_BYTES_MAX = 64
 _UNCLEAN = "mirrorfs stopped without unmounting"
 _MNT_DETACH = 2
 
+_RESTRICTIONS: Final = (
+    (os.ST_NOSUID, "nosuid", "suid"),
+    (os.ST_NODEV, "nodev", "dev"),
+    (os.ST_NOEXEC, "noexec", "exec"),
+    (os.ST_RDONLY, "ro", "rw"),
+)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -86,7 +93,7 @@ def mount(volume: Volume, *, foreground: bool) -> None:
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as error:
         raise UnusableError(f"mountpoint: {mountpoint}: {error.strerror}, once mounted") from None
 
@@ -111,7 +118,7 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         try:
             served = _Served(volume, tree, journal)
             os.umask(0)
-            _mount_fuse(volume, served.operations)
+            _mount_fuse(volume, served.operations, tree.statistics().f_flag)
         except BaseException:
             journal.close(host())
             raise
@@ -200,21 +207,19 @@ def _begin(
         raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
 
 
-def _mount_fuse(volume: Volume, operations: Operations) -> None:
-    """Put the mount there; what libfuse says on standard error becomes the one line."""
+def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> None:
+    """Put the mount there; what libfuse says on standard error becomes the one line.
+
+    It allows no more than the mount the source is on (`source_flags`, of statvfs).
+    """
     name = volume.source.replace("\\", "\\\\").replace(",", "\\,")
-    options = {
-        "default_permissions",
-        "allow_other",
-        "suid",
-        "dev",
-        f"fsname={name}",
-        "subtype=mirrorfs",
-        *volume.kernel_options,
-    }
-    for kernel in ("suid", "dev"):
-        if f"no{kernel}" in volume.kernel_options:
-            options.discard(kernel)
+    options = {"default_permissions", "allow_other", f"fsname={name}", "subtype=mirrorfs"}
+    options.update(volume.kernel_options)
+    for flag, restriction, opposite in _RESTRICTIONS:
+        if source_flags & flag:
+            options.add(restriction)
+        elif restriction not in options:
+            options.add(opposite)
     mountpoint = volume.mountpoint or volume.source
     with _captured_stderr() as said:
         try:
@@ -313,8 +318,8 @@ class _Served:
         """See control.Volume, here and below."""
         return self._journal.writer.header
 
-    def root_descriptor(self) -> int:
-        return self._tree.root_directory
+    def open_root(self) -> int:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._tree.root)
 
     def directory_id(self, path: bytes) -> ObjectId:
         """Walks by single names, never through a symlink or upwards."""

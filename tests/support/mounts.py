@@ -63,7 +63,8 @@ class Mounted:
 
     def mount(self) -> None:
         """Mount it; the command's line is the error if it refuses."""
-        options = ",".join((f"journal={self.journal}", *self.options))
+        journal = str(self.journal).replace(",", "\\,")
+        options = ",".join((f"journal={journal}", *self.options))
         done = run("mount", self.source, self.mountpoint, "-o", options)
         if done.returncode != 0:
             raise AssertionError(f"mirrorfs mount: {done.returncode}: {done.stderr}")
