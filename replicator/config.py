@@ -1,0 +1,222 @@
+"""What the operator asked for: the volume file, or options, checked, as values.
+
+Knows what is allowed and says so: file, key, what is allowed. It does not look at journals, sources
+or sites.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+WORKERS_MAX: Final = 1024
+SITE_KEYS: Final = ("name", "url", "workers")
+VOLUME_KEYS: Final = frozenset(
+    {
+        *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
+        *("journal_segment_bytes", "writers", "engine", "attr_timeout", "io", "job_variables"),
+    }
+)
+"""Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PLANNED: Final = ("ssh", "root", "roots", "xroot", "xroots")
+
+
+class UsageError(Exception):
+    """A wrong option or argument."""
+
+    exit_code = 64
+
+
+class ConfigurationError(Exception):
+    """A volume file that says what is not allowed."""
+
+    exit_code = 65
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """One site.
+
+    Attributes:
+        name: as in `[[site]]` and `--site`.
+        url: `file://` and the path.  path: absolute, without a slash at its end.
+        workers: how many files may be copied at once. This version copies one at a time.
+    """
+
+    name: str
+    url: str
+    path: str
+    workers: int = 16
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A volume as the replicator sees it: the directory of its journal, and its sites."""
+
+    journal: str
+    sites: tuple[SiteSettings, ...]
+
+
+def load(volume_file: str | None, journal: str | None, sites: Sequence[str]) -> RunSettings:
+    """The settings from a volume file, from options, or from both: sites add up.
+
+    `sites` are `NAME=URL`. UsageError (no site is one, too), ConfigurationError.
+    """
+    settings = load_volume(volume_file, journal, sites)
+    if not settings.sites:
+        if volume_file is None:
+            raise UsageError("option '--site': missing: --site NAME=URL, or a volume file")
+        raise ConfigurationError(f"{volume_file}: site: missing; a table [[site]] is needed")
+    return settings
+
+
+def load_volume(
+    volume_file: str | None, journal: str | None, sites: Sequence[str] = ()
+) -> RunSettings:
+    """The same for commands that need no site. UsageError, ConfigurationError."""
+    if volume_file is None and journal is None:
+        raise UsageError("journal: missing: --journal DIR, or a volume file")
+    found = RunSettings("", ())
+    if volume_file is not None:
+        found = _read_file(volume_file)
+    if journal is not None:
+        if not journal:
+            raise UsageError("option '--journal': empty: a directory is allowed")
+        if found.journal and os.path.realpath(found.journal) != os.path.realpath(journal):
+            raise UsageError(
+                f"option '--journal': {journal}: {volume_file} says {found.journal}: one of them"
+            )
+        found = dataclasses.replace(found, journal=os.path.abspath(journal))
+    wanted = [*found.sites, *(_site_of_option(text) for text in sites)]
+    again = _repeated(wanted)
+    if again is not None:
+        raise UsageError(f"option '--site': {again}")
+    return dataclasses.replace(found, sites=tuple(wanted))
+
+
+def parse_site_name(text: str) -> str:
+    """The name of a site, if it is one. UsageError."""
+    if not _is_name(text):
+        raise UsageError(f"option '--site': {_shown(text)}: {_NAME_RULE}")
+    return text
+
+
+_NAME_RULE: Final = "a name of 1 to 64 letters, digits, '.', '_', '-' is allowed"
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and text not in (".", "..")
+
+
+def _site_of_option(text: str) -> SiteSettings:
+    name, equals, url = text.partition("=")
+    if not equals or not url:
+        raise UsageError(f"option '--site': {_shown(text)}: NAME=URL is allowed")
+    parse_site_name(name)
+    try:
+        return _site(name, url)
+    except ValueError as error:
+        raise UsageError(f"option '--site': {_shown(text)}: {error}") from None
+
+
+def _site(name: str, url: str, workers: int = 16) -> SiteSettings:
+    """A site; ValueError says what is wrong with its URL."""
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        scheme, rest = "file", url
+    if scheme in _PLANNED:
+        raise ValueError(f"{scheme}:// is not available in this version: file:///DIRECTORY is")
+    if scheme != "file" or not rest.startswith("/"):
+        raise ValueError("file:///DIRECTORY, or the absolute path of a directory, is allowed")
+    if "\0" in rest or not rest.isprintable():
+        raise ValueError("a path in UTF-8, without control characters, is allowed")
+    path = rest.rstrip("/") or "/"
+    return SiteSettings(name, f"file://{path}", path, workers)
+
+
+def _repeated(sites: Iterable[SiteSettings]) -> str | None:
+    """What is said twice."""
+    names: set[str] = set()
+    paths: dict[str, str] = {}
+    for site in sites:
+        if site.name in names:
+            return f"{site.name}: named twice: each site needs a name of its own"
+        other = paths.setdefault(os.path.normpath(site.path), site.name)
+        if other != site.name:
+            return f"{site.name}: {site.path} is site {other} already"
+        names.add(site.name)
+    return None
+
+
+def _read_file(file: str) -> RunSettings:
+    """Journal and sites of a volume file. ConfigurationError."""
+    try:
+        with open(file, "rb") as stream:
+            tables = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: not TOML: {error}") from None
+    for table in tables:
+        if table not in ("volume", "site"):
+            raise _wrong(file, table, "not known; allowed: [volume], [[site]]")
+    journal = _journal_of(file, tables.get("volume"))
+    listed = tables.get("site", [])
+    if not isinstance(listed, list) or not all(isinstance(table, dict) for table in listed):
+        raise _wrong(file, "site", "tables [[site]] are allowed")
+    sites = [_site_of_table(file, number, table) for number, table in enumerate(listed, 1)]
+    again = _repeated(sites)
+    if again is not None:
+        raise _wrong(file, "site", again)
+    return RunSettings(journal, tuple(sites))
+
+
+def _journal_of(file: str, volume: Any) -> str:
+    if not isinstance(volume, dict):
+        raise _wrong(file, "volume", "missing; a table [volume] is needed")
+    for key in volume:
+        if key.replace("-", "_") not in VOLUME_KEYS:
+            allowed = ", ".join(sorted(VOLUME_KEYS))
+            raise _wrong(file, f"volume.{key}", f"not known; allowed: {allowed}")
+    journal = volume.get("journal")
+    if journal is None:
+        raise _wrong(file, "volume.journal", "missing")
+    if not isinstance(journal, str) or not journal.startswith("/"):
+        raise _wrong(file, "volume.journal", f"{journal}: an absolute path is allowed")
+    return journal
+
+
+def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSettings:
+    where = f"site[{number}]"
+    for key in table:
+        if key not in SITE_KEYS:
+            raise _wrong(file, f"{where}.{key}", f"not known; allowed: {', '.join(SITE_KEYS)}")
+    for key in ("name", "url"):
+        value = table.get(key)
+        if not isinstance(value, str):
+            reason = "missing" if value is None else f"{value}: a string is allowed"
+            raise _wrong(file, f"{where}.{key}", reason)
+    name, url, workers = table["name"], table["url"], table.get("workers", 16)
+    if not _is_name(name):
+        raise _wrong(file, f"{where}.name", f"{_shown(name)}: {_NAME_RULE}")
+    if type(workers) is not int or not 1 <= workers <= WORKERS_MAX:
+        raise _wrong(file, f"{where}.workers", f"{workers}: 1 to {WORKERS_MAX} is allowed")
+    try:
+        return _site(name, url, workers)
+    except ValueError as error:
+        raise _wrong(file, f"{where}.url", f"{_shown(url)}: {error}") from None
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() and text else repr(text)
+
+
+def _wrong(file: str, key: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"{file}: {key}: {reason}")
