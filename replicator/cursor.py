@@ -11,7 +11,7 @@ import contextlib
 import os
 
 from mirrorfs.journal.reader import JournalReader, Unknown
-from mirrorfs.journal.record import Tag
+from mirrorfs.journal.record import SequenceNumber, Tag
 from replicator.site_state import (
     STATE_FILE,
     SiteReport,
@@ -48,7 +48,8 @@ def load_state(store: SiteStore, reader: JournalReader, site: str, *, adopt: boo
     if data is None:
         return fresh
     state = decode_state(data)
-    at = reader.resolve(bytes.fromhex(state.journal), Tag(int(state.tag, 16)), state.working)
+    cursor = Tag(int(state.tag, 16)), SequenceNumber(state.working)
+    at = reader.resolve(bytes.fromhex(state.journal), *cursor)
     if isinstance(at, Unknown):
         return fresh
     state.working = at

@@ -103,6 +103,10 @@ class Engine:
 
     # records -----------------------------------------------------------------------------------
 
+    def set_incarnations(self, incarnations: Incarnations) -> None:
+        """The journal has a new incarnation."""
+        self.step.bench.incarnations = incarnations
+
     def feed(self, records: Iterable[tuple[Record, Tag]]) -> None:
         """Take in the next records of the journal."""
         for record, tag in records:

@@ -199,13 +199,13 @@ class Source:
             self._mount_id = handle.mount_id
             id = handle_id(epoch, handle.type, handle.handle)
             self.root: SourceObject = OpenObject(root_fd, id, os.fstat(root_fd), keep_open=True)
-        self._root_fd = root_fd
+        self.root_fd = root_fd
 
     def close(self) -> None:
         """Give the root back."""
-        if self._root_fd >= 0:
-            os.close(self._root_fd)
-            self._root_fd = -1
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+            self.root_fd = -1
 
     def open(self, id: ObjectId) -> OpenObject | None:
         """See SourceTree. Whether the object is below the root only `ancestors` can tell."""
@@ -217,7 +217,7 @@ class Source:
             return None
         with _border("open by handle"):
             try:
-                descriptor = system_calls.open_handle(self._root_fd, kind, handle, _OBJECT)
+                descriptor = system_calls.open_handle(self.root_fd, kind, handle, _OBJECT)
             except OSError as error:
                 if error.errno == errno.ESTALE:
                     return None
@@ -296,7 +296,7 @@ class Source:
     def _relative_path(self, directory: SourceObject) -> Names | None:
         """Names from the root to it as the kernel tells them; None if it does not."""
         try:
-            root = os.readlink(path_of(self._root_fd)).rstrip(b"/")
+            root = os.readlink(path_of(self.root_fd)).rstrip(b"/")
             path = os.readlink(path_of(_fd(directory)))
         except OSError:  # longer than a page
             return None
@@ -306,7 +306,7 @@ class Source:
         """The steps by these names; None if they lead nowhere (any more)."""
         steps = []
         with contextlib.ExitStack() as opened:
-            parent, parent_id = self._root_fd, self.root.id
+            parent, parent_id = self.root_fd, self.root.id
             for name in names:
                 try:
                     child = opened.enter_context(self._open_at(parent, name))

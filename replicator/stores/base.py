@@ -157,7 +157,15 @@ class StoreError(Exception):
 
 
 class SiteRefusedError(Exception):
-    """This is no site for this volume (missing, not empty, another volume's, in use): say why."""
+    """This is no site for this volume (not empty, another volume's, in use …): say why."""
+
+
+class SiteMissingError(SiteRefusedError):
+    """There is no such directory."""
+
+
+class SiteReadOnlyError(SiteRefusedError):
+    """It cannot be written."""
 
 
 Directory = Hashable

@@ -22,7 +22,12 @@ from dataclasses import dataclass
 import msgspec
 
 from replicator.stores.attributes import MARK
-from replicator.stores.base import RESERVED, SiteRefusedError
+from replicator.stores.base import (
+    RESERVED,
+    SiteMissingError,
+    SiteReadOnlyError,
+    SiteRefusedError,
+)
 from replicator.stores.lease import Lease
 
 FORMAT = 1
@@ -115,13 +120,13 @@ def _refusals(shown: str) -> Iterator[None]:
     except SiteRefusedError as error:
         raise SiteRefusedError(f"{shown}: {error}") from error.__cause__
     except FileNotFoundError:
-        raise SiteRefusedError(f"{shown}: does not exist") from None
+        raise SiteMissingError(f"{shown}: does not exist") from None
     except NotADirectoryError:
-        raise SiteRefusedError(f"{shown}: not a directory") from None
+        raise SiteMissingError(f"{shown}: not a directory") from None
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise SiteRefusedError(f"{shown}: not writable: {error.strerror}") from error
+        raise SiteReadOnlyError(f"{shown}: not writable: {error.strerror}") from error
 
 
 def _refuse_overlap(root: int, source: int) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -38,6 +39,7 @@ class Stage:
 
     def commit(self, slot: bytes, directory: int, name: bytes) -> None:
         """Move a staged object to its place, replacing anything but a directory with entries."""
+        times = _directory_times(self.fd, slot)
         try:
             replace(self.fd, slot, directory, name)
         except OSError as error:
@@ -45,8 +47,9 @@ class Stage:
                 raise
             # A directory and something else: no rename replaces that, but an exchange does.
             _refuse_entries(directory, name)
-            self.exchange(self.fd, slot, directory, name)
+            self._exchange(self.fd, slot, directory, name)
             self.clear(slot)
+        _restore_times(directory, name, times)
 
     def move(self, source: int, name: bytes, target: int, to_name: bytes) -> None:
         """Rename, replacing anything but a directory with entries; of two names of one object the
@@ -54,12 +57,14 @@ class Stage:
         if name == to_name and os.path.sameopenfile(source, target):
             os.stat(name, dir_fd=source, follow_symlinks=False)
             return
+        times = _directory_times(source, name)
         try:
             replace(source, name, target, to_name)
         except OSError as error:
             if error.errno not in _OTHER_TYPE:
                 raise
             self._move_over_other_type(source, name, target, to_name)
+        _restore_times(target, to_name, times)
         if _same_object(source, name, target, to_name):
             os.unlink(name, dir_fd=source)  # rename(2) did nothing
 
@@ -77,6 +82,12 @@ class Stage:
 
     def exchange(self, source: int, name: bytes, target: int, to_name: bytes) -> None:
         """Exchange two places; by three renames where the file system cannot do it in one."""
+        times = _directory_times(source, name), _directory_times(target, to_name)
+        self._exchange(source, name, target, to_name)
+        _restore_times(target, to_name, times[0])
+        _restore_times(source, name, times[1])
+
+    def _exchange(self, source: int, name: bytes, target: int, to_name: bytes) -> None:
         try:
             system_calls.rename(source, name, target, to_name, system_calls.RENAME_EXCHANGE)
         except OSError as error:
@@ -145,8 +156,11 @@ def names(directory: int) -> list[bytes]:
 
 
 def replace(source: int, name: bytes, target: int, to_name: bytes) -> None:
-    """rename(2)."""
-    os.replace(name, to_name, src_dir_fd=source, dst_dir_fd=target)
+    """rename(2). ENOTEMPTY, as everywhere else, where a file system says EEXIST."""
+    try:
+        os.replace(name, to_name, src_dir_fd=source, dst_dir_fd=target)
+    except FileExistsError as error:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from error
 
 
 def remove(directory: int, name: bytes) -> None:
@@ -208,6 +222,18 @@ def _numbered(name: bytes) -> Iterator[bytes]:
 
 def _link(source: int, name: bytes, target: int, to_name: bytes) -> None:
     os.link(name, to_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+
+
+def _directory_times(directory: int, name: bytes) -> tuple[int, int] | None:
+    """Access and modification time of a directory; None for anything else."""
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return (found.st_atime_ns, found.st_mtime_ns) if stat.S_ISDIR(found.st_mode) else None
+
+
+def _restore_times(directory: int, name: bytes, times: tuple[int, int] | None) -> None:
+    """Some file systems (XFS) take a rename for a change of the renamed directory itself."""
+    if times is not None and _directory_times(directory, name) != times:
+        os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
 
 
 def _same_object(source: int, name: bytes, target: int, to_name: bytes) -> bool:

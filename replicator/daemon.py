@@ -1,0 +1,148 @@
+"""The replicator's process: one driver per site, their leases and reports, and signals.
+
+Sites have nothing to do with each other here: each has its own reader, source and cursor, and one
+that halts or backs off leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import trio
+
+from mirrorfs.journal.reader import NoJournalError
+from mirrorfs.journal.segment import CorruptionError
+from replicator.config import RunSettings, SiteSettings
+from replicator.site import REFUSALS, SiteDriver
+from replicator.site_state import Phase, StateError
+from replicator.stores.base import (
+    SiteMissingError,
+    SiteReadOnlyError,
+    SiteRefusedError,
+    StoreError,
+)
+from replicator.stores.lease import RENEW_SECONDS
+from replicator.view import SourceError, SourceRefusedError
+
+_log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 1.0
+
+_EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (NoJournalError, 66),
+    (SiteMissingError, 66),
+    (SiteReadOnlyError, 73),
+    (SiteRefusedError, 69),
+    (SourceRefusedError, 66),
+    (CorruptionError, 74),
+    (StateError, 74),
+    (PermissionError, 77),
+)
+
+
+class StartError(Exception):
+    """The replicator cannot start, in one line, with the exit code for it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(settings: RunSettings) -> int:
+    """Replicate until SIGTERM or SIGINT, then drain and stop; a second signal stops at once.
+
+    Returns the exit code: 0, or that of what halted the last site. Raises StartError.
+    """
+    _check_privileges()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    drivers = [SiteDriver(site, settings.journal) for site in settings.sites]
+    _open_all(drivers)
+    trio.run(_run, drivers)
+    halted = [driver.failure for driver in drivers if driver.failure is not None]
+    return exit_code(halted[0]) if len(halted) == len(drivers) else 0
+
+
+def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool) -> str:
+    """Prepare a site directory for its first `run`, or adopt one that is not empty.
+
+    Returns what the next run will do, in one line. Raises StartError.
+    """
+    _check_privileges()
+    driver = SiteDriver(site, settings.journal, adopt=adopt)
+    _open_all([driver])
+    initial = driver.is_initial
+    driver.report()
+    driver.close()
+    if not initial:
+        return "it is attached already, and goes on where it stopped"
+    if adopt:
+        return "the next run adopts what is equal there, and moves the rest to .mirrorfs/kept"
+    return "the next run makes the initial copy"
+
+
+def exit_code(error: Exception) -> int:
+    """The documented exit code for what keeps a replicator from working."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 70)
+
+
+def _check_privileges() -> None:
+    if os.geteuid() != 0:
+        raise StartError("must run as root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH)", 77)
+
+
+def _open_all(drivers: Sequence[SiteDriver]) -> None:
+    """Open all sites, or none."""
+    opened: list[SiteDriver] = []
+    for driver in drivers:
+        try:
+            opened.append(driver)
+            driver.open()
+        except (NoJournalError, *REFUSALS, StoreError, SourceError, OSError) as error:
+            for each in opened:
+                each.close()
+            code = 66 if isinstance(error, StoreError | SourceError) else exit_code(error)
+            raise StartError(str(error), code) from error
+
+
+async def _run(drivers: Sequence[SiteDriver]) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_obey_signals, drivers)
+        nursery.start_soon(_report, drivers)
+        nursery.start_soon(_renew, drivers)
+        async with trio.open_nursery() as sites:
+            for driver in drivers:
+                sites.start_soon(driver.run)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(drivers: Sequence[SiteDriver]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            _log.info("stopping when all records are applied; again to stop at once")
+            for driver in drivers:
+                driver.stop()
+
+
+async def _report(drivers: Sequence[SiteDriver]) -> None:
+    while True:
+        for driver in drivers:
+            driver.report()
+        await trio.sleep(_REPORT_SECONDS)
+
+
+async def _renew(drivers: Sequence[SiteDriver]) -> None:
+    while True:
+        await trio.sleep(RENEW_SECONDS)
+        for driver in drivers:
+            if driver.phase in (Phase.HALTED, Phase.STOPPED):
+                continue
+            try:
+                await trio.to_thread.run_sync(driver.renew)
+            except SiteRefusedError as error:
+                driver.halt(error)
+            except StoreError as error:
+                _log.warning("%s: %s", driver.settings.name, error)

@@ -1,0 +1,369 @@
+"""Drives one site: read the journal, feed the engine, save the cursor, report.
+
+A thin driver: everything that blocks runs in slices on a worker thread, one at a time, so nothing
+here needs a lock; between slices the trio side decides whether to go on, wait, back off or stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import asdict
+from random import Random
+
+import trio
+
+from mirrorfs.journal.control_client import ControlClient, NotRunningError
+from mirrorfs.journal.reader import JournalReader, RecordsGoneError
+from mirrorfs.journal.record import Record, SequenceNumber, Tag
+from mirrorfs.journal.segment import CorruptionError
+from replicator.config import SiteSettings
+from replicator.cursor import load_state, write_report
+from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.lag import LagWindow, RateWindow
+from replicator.opening import adopt_source, open_source
+from replicator.schedule import Incarnations
+from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
+from replicator.source import Source
+from replicator.stores.base import SiteRefusedError, StoreError
+from replicator.stores.directory import DirectoryStore
+from replicator.view import SourceError, SourceRefusedError
+
+_log = logging.getLogger(__name__)
+
+_SLICE_SECONDS = 0.05
+_SLICE_STEPS = 16
+_PLAN_MAX = 20_000
+_READ_MAX = 4096
+_SAVE_IDLE_SECONDS = 0.3
+_SAVE_BUSY_SECONDS = 5.0
+_WAIT_SECONDS = 5.0
+_REOPEN_AFTER = 3
+
+REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
+"""What only an operator can mend: the site halts."""
+
+
+class StopNowError(Exception):
+    """The operator does not want to wait for the end of what is being done."""
+
+
+def boot_id() -> str:
+    """Id of this boot of this host."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+class SiteDriver:
+    """One site of one journal.
+
+    Attributes:
+        phase, reason: what it is doing, and why, for people.
+        failure: what halted it.
+    """
+
+    def __init__(self, settings: SiteSettings, journal: str, *, adopt: bool = False) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.phase = Phase.STARTING
+        self.reason = ""
+        self.failure: Exception | None = None
+        self._adopt = adopt
+        self._phase_ns = self._started_ns = time.time_ns()
+        self._head = SequenceNumber(0)
+        self._reader: JournalReader | None = None
+        self._source: Source | None = None
+        self._store: DirectoryStore | None = None
+        self._engine: Engine | None = None
+        self._times: deque[tuple[SequenceNumber, int]] = deque()
+        self._saved = self._worked = time.monotonic()
+        self._lag = LagWindow()
+        self._rate = RateWindow()
+        self._stopping = False
+        self._stop_now = False
+        self._wake = trio.Event()
+        self._random = Random()
+
+    # life --------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open journal, source and site, and take up the cursor. Blocks.
+
+        Raises NoJournalError, one of REFUSALS, StoreError, SourceError, OSError.
+        """
+        reader = self._reader = JournalReader(self.journal)
+        self._head = reader.head()
+        source = self._source = _open_source(self.journal, reader)
+        name = self.settings.name
+        store = self._store = DirectoryStore.open(
+            os.fsencode(self.settings.path),
+            volume=reader.header.volume,
+            name=name,
+            adopt=self._adopt,
+            source=source.root_fd,
+        )
+        state = load_state(store, reader, name, adopt=self._adopt)
+        world = Surroundings(
+            clock_ns=time.time_ns,
+            head=self._look_for_head,
+            sleep=time.sleep,
+            tick=self._tick,
+            boot=boot_id(),
+            random=self._random,
+        )
+        self._engine = Engine(source, store, state, _incarnations(reader), world)
+        self._times.clear()
+        reader.seek(SequenceNumber(state.working + 1))
+        if state.initial:
+            _log.info("%s: initial copy of %s", name, os.fsdecode(reader.header.source.path))
+        self._engine.save()
+
+    def close(self) -> None:
+        """Give everything back. Blocks."""
+        for each in (self._store, self._source, self._reader):
+            if each is not None:
+                each.close()
+        self._store = self._source = self._reader = self._engine = None
+
+    def stop(self) -> None:
+        """Drain and end; asked again: end at once."""
+        self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped or halted. `open` was called before."""
+        tries = 0
+        while True:
+            try:
+                if self._engine is None:
+                    await trio.to_thread.run_sync(self.open)
+                if await self._work():
+                    break
+                tries = 0
+            except StopNowError:
+                break
+            except REFUSALS as error:
+                self.halt(error)
+                break
+            except (TroubleError, StoreError, SourceError, OSError) as error:
+                tries += 1
+                await self._back_off(error, tries)
+        await trio.to_thread.run_sync(self._end)
+        if self.phase is not Phase.HALTED:
+            self._enter(Phase.STOPPED, "")
+
+    async def _work(self) -> bool:
+        """One slice, then wait if there is nothing to do; whether this was the end."""
+        reader, engine = self._reader, self._engine
+        assert reader is not None and engine is not None, "opened"
+        reader.drain_wake()
+        busy = await trio.to_thread.run_sync(self._slice)
+        if self._stop_now or (self._stopping and not busy):
+            return True
+        if engine.state.initial:
+            self._enter(Phase.INITIAL_COPY, "")
+        else:
+            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, "")
+        if not busy and not self._stopping:
+            await self._wait(self._patience(engine), reader.wake_fd)
+        return False
+
+    def _patience(self, engine: Engine) -> float:
+        """Seconds to wait for records at most: something else may be due before."""
+        seconds = _SAVE_IDLE_SECONDS if engine.unsaved else _WAIT_SECONDS
+        due = engine.next_due_ns()
+        if due is not None:
+            seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
+        return seconds
+
+    async def _wait(self, seconds: float, fd: int | None = None) -> None:
+        """Until the journal changes, `stop` is called, or the time is over."""
+        self._wake = trio.Event()
+        if self._stopping:
+            return
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+
+                async def stopped() -> None:
+                    await self._wake.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(stopped)
+                if fd is None:
+                    await trio.sleep_forever()
+                else:
+                    await trio.lowlevel.wait_readable(fd)
+                nursery.cancel_scope.cancel()
+
+    async def _back_off(self, error: Exception, tries: int) -> None:
+        no_space = isinstance(error, TroubleError) and error.no_space
+        reason = f"waiting for space: {error}" if no_space else str(error)
+        if self.reason != reason:
+            _log.warning("%s: %s", self.settings.name, reason)
+        self._enter(Phase.BACKING_OFF, reason)
+        if not no_space and tries % _REOPEN_AFTER == 0:
+            await trio.to_thread.run_sync(self.close)
+        if self._stopping:
+            raise StopNowError
+        await self._wait(backoff_seconds(tries, self._random.random()))
+        if self._stopping:
+            self._stop_now = True
+
+    @property
+    def is_initial(self) -> bool:
+        """Whether the initial copy is still to be made."""
+        return self._engine is not None and self._engine.state.initial
+
+    def halt(self, error: Exception) -> None:
+        """Give up: only an operator can mend it."""
+        if self.phase is Phase.HALTED:
+            return
+        self._stop_now = True
+        self.failure = error
+        _log.error("%s: halted: %s", self.settings.name, error)
+        self._enter(Phase.HALTED, str(error))
+
+    def _enter(self, phase: Phase, reason: str) -> None:
+        if phase is not self.phase:
+            assert phase in TRANSITIONS[self.phase], f"{self.phase} -> {phase}"
+            self._phase_ns = time.time_ns()
+            quiet = {Phase.CATCHING_UP, Phase.TAILING}
+            if not {phase, self.phase} <= quiet:
+                _log.info("%s: %s", self.settings.name, phase.value)
+        self.phase, self.reason = phase, reason
+
+    # on the worker thread ----------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._stop_now:
+            raise StopNowError
+
+    def _slice(self) -> bool:
+        """Work for a moment; whether there is more to do."""
+        engine = self._engine
+        assert engine is not None, "opened"
+        deadline = time.monotonic() + _SLICE_SECONDS
+        more = True
+        while more and time.monotonic() < deadline:
+            self._tick()
+            fed = self._feed(engine)
+            done = engine.work(_SLICE_STEPS)
+            more = fed > 0 or done > 0
+            if done:
+                self._worked = time.monotonic()
+            elif not more:
+                engine.step.finish()
+            self._count(engine)
+        now = time.monotonic()
+        idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
+        if engine.unsaved and (idle or now - self._saved >= _SAVE_BUSY_SECONDS):
+            engine.save()
+            self._saved = time.monotonic()
+        return more
+
+    def _feed(self, engine: Engine) -> int:
+        """Read on, as far as the plan has room; how many records."""
+        reader = self._reader
+        assert reader is not None, "opened"
+        if len(engine.plan) >= _PLAN_MAX:
+            return 0
+        records = reader.poll(_READ_MAX)
+        if not records:
+            return 0
+        self._look_for_head()  # also tells of a new incarnation
+        if reader.tag_of(records[-1].sequence) != engine.plan.known_tag:
+            engine.set_incarnations(_incarnations(reader))
+        engine.feed((record, _tag(reader, record)) for record in records)
+        self._times.extend((record.sequence, record.time_ns) for record in records)
+        return len(records)
+
+    def _look_for_head(self) -> SequenceNumber:
+        assert self._reader is not None, "opened"
+        self._head = self._reader.head()
+        return self._head
+
+    def _count(self, engine: Engine) -> None:
+        """What the working cursor has passed since the last time."""
+        working, now = engine.plan.working(), time.time_ns()
+        count = 0
+        while self._times and self._times[0][0] <= working:
+            _, time_ns = self._times.popleft()
+            self._lag.add(now, max(0, now - time_ns))
+            count += 1
+        if count:
+            self._rate.add(now, count)
+
+    def _end(self) -> None:
+        if self._engine is not None:
+            try:
+                self._engine.save(stopped=True)
+            except (StoreError, SourceError) as error:
+                _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
+        self.report()
+        self.close()
+
+    def renew(self) -> None:
+        """Renew the lease of the site. Raises SiteRefusedError, StoreError."""
+        if self._store is not None:
+            self._store.renew()
+
+    # reports -----------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Write the report beside the journal; a full disk there must not stop us."""
+        engine = self._engine
+        if engine is None:
+            return
+        now = time.time_ns()
+        store = engine.store
+        counters = asdict(engine.counters)
+        counters["directories_listed"] = store.directories_listed
+        counters["bytes_written"] = store.bytes_written
+        report = SiteReport(
+            site=self.settings.name,
+            url=self.settings.url,
+            host=socket.gethostname(),
+            boot=boot_id(),
+            pid=os.getpid(),
+            started_ns=self._started_ns,
+            updated_ns=now,
+            phase=self.phase.value,
+            phase_ns=self._phase_ns,
+            reason=self.reason,
+            head=self._head,
+            read=engine.plan.known,
+            queue=len(engine.plan),
+            oldest_ns=self._times[0][1] if self._times else 0,
+            lag_p50=self._lag.percentile(now, 0.5),
+            lag_p99=self._lag.percentile(now, 0.99),
+            records_per_second=self._rate.rate(now),
+            counters=counters,
+            state=engine.state,
+        )
+        try:
+            write_report(self.journal, report)
+        except OSError as error:
+            _log.debug("%s: no report: %s", self.settings.name, error)
+
+
+def _tag(reader: JournalReader, record: Record) -> Tag:
+    return reader.tag_of(record.sequence)
+
+
+def _incarnations(reader: JournalReader) -> Incarnations:
+    known = reader.incarnations()
+    return Incarnations(known[:-1], known[-1].tag)
+
+
+def _open_source(journal: str, reader: JournalReader) -> Source:
+    """Through mirrorfs's control socket if it runs (the mount may hide the tree), else by path."""
+    try:
+        with ControlClient(journal) as client:
+            header, root_fd = client.root()
+    except NotRunningError:
+        return open_source(reader.header)
+    return adopt_source(header, root_fd)
