@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 At: TypeAlias = int | bytes
+
+ALIASES: Final = frozenset({b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"})
+"""XFS shows its ACLs a second time under these names; on another file system they would be junk."""
 
 
 def path_of(descriptor: int) -> bytes:
@@ -19,7 +22,7 @@ def path_of(descriptor: int) -> bytes:
 
 
 def read_xattrs(at: At) -> dict[bytes, bytes]:
-    """All extended attributes but mirrorfs's own."""
+    """All extended attributes but mirrorfs's own and ALIASES."""
     found: dict[bytes, bytes] = {}
     try:
         names = [os.fsencode(name) for name in os.listxattr(at)]
@@ -28,7 +31,7 @@ def read_xattrs(at: At) -> dict[bytes, bytes]:
             return found
         raise
     for name in names:
-        if name.split(b".", 2)[1:2] != [b"mirrorfs"]:
+        if name.split(b".", 2)[1:2] != [b"mirrorfs"] and name not in ALIASES:
             try:
                 found[name] = os.getxattr(at, name)
             except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from random import Random
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ import pytest
 from replicator.stores.base import Attributes, Directory, SiteStore, StoreError
 from replicator.stores.memory import MemoryStore
 from tests.support import sites
-from tests.support.sites import attributes, mark, put_directory, put_file, put_symlink
+from tests.support.sites import Bench, attributes, mark, put_directory, put_file, put_symlink
 
 pytestmark = pytest.mark.fuse  # root, for marks
 
@@ -100,12 +101,14 @@ def shape(store: SiteStore, directory: Directory, identities: dict[object, int])
     return found
 
 
-@pytest.mark.parametrize("kind", ["directory", "tmpfs", "bindfs"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "tmpfs", "bindfs"])
 @pytest.mark.parametrize("seed", range(3))
-def test_memory_does_what_a_directory_does(kind: str, seed: int) -> None:
+def test_memory_does_what_a_directory_does(
+    make_bench: Callable[[str], AbstractContextManager[Bench]], kind: str, seed: int
+) -> None:
     random = Random(seed)
-    steps = 150 if kind == "bindfs" else 500
-    with sites.KINDS["memory"].make() as memory, sites.KINDS[kind].make() as real:
+    steps = 150 if kind == "bindfs" else 400
+    with sites.memory() as memory, make_bench(kind) as real:
         for step in range(steps):
             action = random_action(random)
             answers = action(memory.store), action(real.store)
@@ -120,7 +123,7 @@ def test_memory_does_what_a_directory_does(kind: str, seed: int) -> None:
 
 
 def test_a_snapshot_is_a_site_of_its_own() -> None:
-    with sites.KINDS["memory"].make() as bench:
+    with sites.memory() as bench:
         store = bench.store
         directory = put_directory(store, store.root(), b"d")
         put_file(store, directory, b"f", b"data")

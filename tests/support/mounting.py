@@ -8,7 +8,7 @@ import os
 import select
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ _EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 
 
 @contextlib.contextmanager
-def tmpfs(where: Path, options: str = "size=1m") -> Iterator[Path]:
+def tmpfs(where: Path, options: str = "size=16m") -> Iterator[Path]:
     """A tmpfs mounted there (root only)."""
     where.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "mirrorfs-test", where], check=True)
@@ -26,19 +26,36 @@ def tmpfs(where: Path, options: str = "size=1m") -> Iterator[Path]:
         subprocess.run(["umount", "-l", where], check=True)  # busy after a failure
 
 
-@contextlib.contextmanager
-def ext4(where: Path, size_bytes: int = 8 << 20) -> Iterator[Path]:
+def ext4(where: Path, size_bytes: int = 16 << 20) -> contextlib.AbstractContextManager[Path]:
     """An ext4 in a file beside it, mounted there (root only)."""
+    return _loop(where, size_bytes, ["mkfs.ext4", "-q", "-b", "4096"])
+
+
+def xfs(where: Path) -> contextlib.AbstractContextManager[Path]:
+    """An XFS, which can share blocks, in a sparse file beside it, mounted there (root only)."""
+    return _loop(where, 320 << 20, ["mkfs.xfs", "-q"])
+
+
+@contextlib.contextmanager
+def _loop(where: Path, size_bytes: int, make: list[str]) -> Iterator[Path]:
     image = where.with_suffix(".image")
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", image], check=True)
+    subprocess.run([*make, image], check=True)
     where.mkdir(exist_ok=True)
     subprocess.run(["mount", "-o", "loop", image, where], check=True)
     try:
         yield where
     finally:
         subprocess.run(["umount", "-l", where], check=True)  # busy after a failure
+        image.unlink()
+
+
+MOUNTS: Final[Mapping[str, Callable[[Path], contextlib.AbstractContextManager[Path]]]] = {
+    "ext4": ext4,
+    "xfs": xfs,
+    "tmpfs": tmpfs,
+}
 
 
 def shut_down(where: Path) -> None:

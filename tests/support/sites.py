@@ -7,13 +7,14 @@ import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
-from replicator.stores.base import Attributes, Directory, Mark, SiteStore
+from replicator.stores.base import Attributes, Directory, Mark, SiteStore, StoreError
 from replicator.stores.directory import DirectoryStore
 from replicator.stores.memory import MemoryStore, Node
 from replicator.stores.site_root import SiteRoot
@@ -173,22 +174,16 @@ class DirectoryBench:
         return len(os.listdir(self.path / ".mirrorfs" / "stage"))
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A way to make a Bench.  `atomic_exchange`: no moment without either object."""
-
-    make: Callable[[], contextlib.AbstractContextManager[Bench]]
-    atomic_exchange: bool = True
-
-
 @contextlib.contextmanager
-def _memory() -> Iterator[Bench]:
+def memory() -> Iterator[Bench]:
+    """A memory store."""
     yield MemoryBench()
 
 
 @contextlib.contextmanager
-def _directory(below: str | None) -> Iterator[Bench]:
-    with tempfile.TemporaryDirectory(prefix="mirrorfs-site-", dir=below) as path:
+def on_directory(below: Path) -> Iterator[Bench]:
+    """A directory store in a fresh directory there."""
+    with tempfile.TemporaryDirectory(prefix="site-", dir=below) as path:
         bench = DirectoryBench(Path(path))
         try:
             yield bench
@@ -197,27 +192,35 @@ def _directory(below: str | None) -> Iterator[Bench]:
 
 
 @contextlib.contextmanager
-def _bindfs() -> Iterator[Bench]:
-    """A real file system that knows no RENAME_EXCHANGE."""
+def on_bindfs() -> Iterator[Bench]:
+    """A directory store on a real file system that knows no RENAME_EXCHANGE."""
     options = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
-    with tempfile.TemporaryDirectory(prefix="mirrorfs-site-") as base:
+    with tempfile.TemporaryDirectory(prefix="mirrorfs-bindfs-") as base:
         beneath, mounted = Path(base, "beneath"), Path(base, "mounted")
         beneath.mkdir()
         mounted.mkdir()
-        with mounting.bindfs(beneath, mounted, "-o", options):
-            bench = DirectoryBench(mounted)
-            try:
-                yield bench
-            finally:
-                bench.store.close()
+        with mounting.bindfs(beneath, mounted, "-o", options), on_directory(mounted) as bench:
+            yield bench
 
 
-KINDS: Mapping[str, Kind] = {
-    "memory": Kind(_memory),
-    "directory": Kind(lambda: _directory(None)),
-    "tmpfs": Kind(lambda: _directory("/dev/shm")),
-    "bindfs": Kind(_bindfs, atomic_exchange=False),
-}
+@contextlib.contextmanager
+def refused(*codes: int) -> Iterator[None]:
+    """The store refuses what is done here, with one of these errors."""
+    with pytest.raises(StoreError) as raised:
+        yield
+    assert raised.value.errno in codes, raised.value
+
+
+def all_refused(code: int, *actions: Callable[[], object]) -> None:
+    """The store refuses each of them."""
+    for action in actions:
+        with refused(code):
+            action()
+
+
+def listed(store: SiteStore, directory: Directory) -> list[bytes]:
+    """The names in a directory, sorted."""
+    return sorted(store.list(directory))
 
 
 def mark(text: bytes = b"object", sequence: int = 1, **fields: Any) -> Mark:

@@ -7,7 +7,7 @@ reserved directory at a root, and mirrorfs's own attributes, are no part of a tr
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -18,6 +18,9 @@ from typing import TypeAlias
 
 RESERVED = b".mirrorfs"
 ROOT = b"."
+
+ALIASES = frozenset({"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"})
+"""Under these names XFS shows ACLs a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +152,12 @@ def _digest(path: bytes) -> str:
 
 
 def _xattrs(path: bytes) -> Iterator[tuple[bytes, bytes]]:
-    names: list[str] = []
-    with contextlib.suppress(OSError):  # a file system without any
+    try:
         names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        names = []
     for name in names:
-        if ".mirrorfs." not in name:
+        if ".mirrorfs." not in name and name not in ALIASES:
             yield os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)

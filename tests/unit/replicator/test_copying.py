@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from replicator import copying
 from replicator.copying import copy_content
 from replicator.view import SourceChangedError, SourceError
+from tests.support import mounting
 
 MIB = 1 << 20
 
@@ -70,6 +72,23 @@ def test_holes_stay_holes(source: int, stage: int, extents: list[tuple[int, int]
     assert blocks(stage) <= blocks(source)
 
 
+@pytest.mark.fuse  # root, to mount
+def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
+    data = os.urandom(20 * MIB)
+    with mounting.xfs(tmp_path / "xfs") as mounted, ExitStack() as opened:
+        source, stage = (
+            opened.enter_context(mounted.joinpath(name).open("wb+", buffering=0))
+            for name in ("source", "stage")
+        )
+        source.write(data)
+        os.fsync(source.fileno())
+        free = os.statvfs(mounted).f_bfree
+        assert copy_content(source.fileno(), stage.fileno()) == len(data)
+        os.fsync(stage.fileno())
+        assert content(stage.fileno()) == data
+        assert (free - os.statvfs(mounted).f_bfree) * 4096 < MIB
+
+
 def test_more_than_one_round_of_each_loop(
     source: int, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,15 +137,15 @@ def test_a_source_that_grows_is_copied_as_long_as_it_was(source: int, stage: int
 
 
 def test_errors_of_the_source_are_told_from_those_of_the_stage(source: int, tmp_path: Path) -> None:
-    directory = os.open(tmp_path, os.O_RDONLY)
+    os.write(source, b"x" * 5000)
+    unreadable = os.open(tmp_path / "source", os.O_WRONLY)
     stage = os.memfd_create("stage")
     with pytest.raises(SourceError) as raised:
-        copy_content(directory, stage)
-    assert (raised.value.errno, raised.value.transient) == (errno.EISDIR, False)
-    os.close(directory)
+        copy_content(unreadable, stage)
+    assert (raised.value.errno, raised.value.transient) == (errno.EBADF, False)
+    os.close(unreadable)
     os.close(stage)
 
-    os.write(source, b"x" * 5000)
     full = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(OSError, match="No space left"):
         copy_content(source, full)
