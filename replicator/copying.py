@@ -16,6 +16,10 @@ from replicator.stores.base import TRANSIENT
 from replicator.view import SourceChangedError, SourceError
 
 FICLONE: Final = 0x40049409
+SMALL_BYTES: Final = 256 << 10
+"""Up to here reading and writing is cheapest: sharing blocks, which copying inside the kernel does
+as well where it can, waits until the source is on the disk."""
+
 KERNEL_COPY_BYTES: Final = 64 << 20
 BUFFER_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -31,8 +35,11 @@ def copy_content(source: int, stage: int) -> int:
     size = before.st_size
     if size == 0:
         return 0
-    if not _clone(source, stage):
-        if before.st_blocks * 512 >= size:
+    whole = before.st_blocks * 512 >= size
+    if whole and size <= SMALL_BYTES:
+        _read_and_write(source, stage, 0, size)
+    elif not _clone(source, stage):
+        if whole:
             _copy_range(source, stage, 0, size)
         else:
             _copy_sparse(source, stage, size)

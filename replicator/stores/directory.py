@@ -72,7 +72,7 @@ class DirectoryStore:
             return cls(SiteRoot.open(path, volume, name, adopt=adopt, source=source))
 
     def renew(self) -> None:
-        """Renew the lease; to be called every `lease.RENEW_SECONDS`.
+        """Renew the lease; to be called every `lease.RENEW_SECONDS`, from any thread.
 
         Raises SiteRefusedError when it is lost (stop at once), StoreError.
         """

@@ -30,6 +30,8 @@ ACL = bytes.fromhex(  # user::rw-, user:1234:rwx, group::r--, mask::rw-, other::
     "02000000 01000600ffffffff 02000700d2040000 04000400ffffffff 10000600ffffffff 20000400ffffffff"
 )
 
+CAPABILITIES = bytes.fromhex("01000002 00040000 00000000 00000000 00000000")  # net_bind_service
+
 OBJECTS = {
     "file": attributes(stat.S_IFREG | 0o640, uid=12, gid=34),
     "suid file": attributes(stat.S_IFREG | 0o6755, uid=12, gid=34),
@@ -37,6 +39,9 @@ OBJECTS = {
     "file with attributes": attributes(
         stat.S_IFREG | 0o664,
         xattrs={b"trusted.one": b"1\0\xff", b"trusted.empty": b"", b"system.posix_acl_access": ACL},
+    ),
+    "file with capabilities": attributes(
+        stat.S_IFREG | 0o755, uid=12, xattrs={b"security.capability": CAPABILITIES}
     ),
     "directory": attributes(stat.S_IFDIR | 0o3775, uid=12, gid=34),
     "directory with a default ACL": attributes(

@@ -89,9 +89,11 @@ def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
         assert (free - os.statvfs(mounted).f_bfree) * 4096 < MIB
 
 
+@pytest.mark.parametrize("small", [0, MIB])
 def test_more_than_one_round_of_each_loop(
-    source: int, stage: int, monkeypatch: pytest.MonkeyPatch
+    source: int, stage: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(copying, "SMALL_BYTES", small)
     monkeypatch.setattr(copying, "KERNEL_COPY_BYTES", 1000)
     monkeypatch.setattr(copying, "BUFFER_BYTES", 1000)
     data = os.urandom(10_500)
