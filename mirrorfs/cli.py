@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -53,9 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), UnusableError.exit_code)
     except CorruptionError as error:
         _fail(str(error), CorruptJournalError.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except OSError as error:
         kind = NotPermittedError if isinstance(error, PermissionError) else UnusableError
         _fail(f"{error.filename or 'error'}: {error.strerror}", kind.exit_code)
@@ -88,10 +86,10 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Mount a source, and journal every change made through it.")
 @click.argument("source", required=False)
 @click.argument("mountpoint", required=False)
-@click.option("-o", "options", multiple=True, metavar="OPT[,OPT...]", help="See below.")
+@click.option("-o", "options", multiple=True, metavar="OPT[,OPT...]", help="See above.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
 def mount(
     source: str | None, mountpoint: str | None, options: tuple[str, ...], foreground: bool
@@ -136,7 +134,7 @@ def umount(mountpoint: str, lazy: bool) -> None:
     print(unmount(mountpoint, lazy=lazy))
 
 
-@cli.command()
+@cli.command(short_help="Say how a mount, or the writer of a journal, fares.")
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(directory: str, as_json: bool) -> int:
@@ -189,6 +187,7 @@ def _last_record(reader: JournalReader, head: SequenceNumber) -> Record | None:
 @cli.group()
 def journal() -> None:
     """Look into a journal. Never changes it; works beside a running mirrorfs."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `journal cat | head` ends quietly
 
 
 @journal.command("ls")

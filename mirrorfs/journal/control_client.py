@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -23,6 +25,7 @@ CONTROL_NAME: Final = "control"
 MESSAGE_BYTES_MAX: Final = 256 << 10
 
 _SOCKET_PATH_BYTES_MAX = 107
+_TIMEVAL = struct.Struct("@ll")
 
 
 class RootRequest(msgspec.Struct, frozen=True, tag="root"):
@@ -119,13 +122,19 @@ class ControlClient:
     def __init__(self, directory: str, timeout_seconds: float = 10.0) -> None:
         """Connect. NotRunningError, or OSError (no permission, say)."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(timeout_seconds)
+        # In the kernel: with a time-out of Python's own, connect fails while the server is busy.
+        timeout = _TIMEVAL.pack(int(timeout_seconds), int(timeout_seconds % 1 * 1_000_000))
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, timeout)
         try:
             with socket_address(directory) as address:
                 self._socket.connect(address)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             self._socket.close()
             raise NotRunningError(f"{directory}: no mirrorfs writes this journal now") from None
+        except BlockingIOError:
+            self._socket.close()
+            raise TimeoutError(errno.ETIMEDOUT, f"{directory}: mirrorfs does not answer") from None
         except BaseException:
             self._socket.close()
             raise
@@ -188,6 +197,8 @@ class ControlClient:
             )
         except (BrokenPipeError, ConnectionError):
             data, ancillary = b"", []
+        except BlockingIOError:
+            raise TimeoutError(errno.ETIMEDOUT, "mirrorfs does not answer") from None
         if not data:
             raise NotRunningError("mirrorfs ended while it was asked")
         for level, kind, content in ancillary:

@@ -20,11 +20,10 @@ from mirrorfs.journal.writer import (
     JournalWriter,
     WriterOptions,
 )
+from tests.support.failing_system import FAILED, NO_SPACE, FailingSystem
 from tests.support.records import EVERY_KIND, SOURCE, VOLUME, created
 
 SMALL = WriterOptions(segment_bytes_max=2000)
-NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-FAILED = OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def opened(directory: Path, options: WriterOptions | None = None) -> JournalWriter:
@@ -36,26 +35,6 @@ def writer(tmp_path: Path) -> Iterator[JournalWriter]:
     made = opened(tmp_path)
     yield made
     made.close()
-
-
-class FailingSystem:
-    """Stands before `os` in the writer: makes the calls named in `failing` fail or fall short."""
-
-    def __init__(self) -> None:
-        self.failing: dict[str, OSError | int] = {}
-
-    def __getattr__(self, name: str) -> object:
-        real = getattr(os, name)
-        failure = self.failing.get(name)
-        if failure is None:
-            return real
-
-        def fail(fd: int, *arguments: bytes, **_: object) -> int:
-            if isinstance(failure, OSError):
-                raise failure
-            return os.write(fd, arguments[0][:failure])
-
-        return fail
 
 
 @pytest.fixture

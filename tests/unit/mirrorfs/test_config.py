@@ -1,0 +1,158 @@
+"""Options and the volume file: what is allowed, and what is said about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirrorfs.config import Volume, read_options, read_volume
+from mirrorfs.errors import ConfigurationError, MirrorfsError, UsageError
+
+VALID = """
+[volume]
+name = "prod"
+source = "/srv/data"
+journal = "/var/lib/mirrorfs/prod"
+"""
+
+
+def volume(*options: str, source: str | None = "/s", mountpoint: str | None = "/m") -> Volume:
+    return read_volume(source, mountpoint, read_options(options))
+
+
+def test_options_alone() -> None:
+    made = volume("journal=/j", "attr-timeout=1.5,io=threads", "job_variables=A:B")
+    assert (made.source, made.mountpoint, made.journal) == ("/s", "/m", "/j")
+    assert (made.attr_timeout, made.io, made.job_variables) == (1.5, "threads", ("A", "B"))
+    assert made.journal_sync == "group"
+
+
+def test_what_mount_passes_along_is_ignored() -> None:
+    assert volume("rw,defaults,_netdev,nofail,x-systemd.requires=/a,journal=/j") == volume(
+        "journal=/j"
+    )
+
+
+def test_kernel_options() -> None:
+    assert volume("ro,journal=/j", "nosuid").kernel_options == ("ro", "nosuid")
+
+
+def test_a_comma_in_a_value() -> None:
+    assert volume(r"journal=/a\,b,io=threads").journal == "/a,b"
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = volume("journal=j", source="s", mountpoint="./m")
+    assert [made.source, made.mountpoint, made.journal] == [f"{tmp_path}/{n}" for n in "smj"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("colour=green", "option 'colour=green': not known here"),
+        ("journal", "option 'journal': not known here"),
+        ("journal=", "option 'journal=': not known here"),
+        ("ro=1", "option 'ro=1': not known here"),
+        ("source=/x", "option 'source=/x': not known here"),
+        ("journal=/j,attr_timeout=x", "option 'attr_timeout': x: a number is allowed"),
+        ("journal=/j,attr_timeout=nan", "option 'attr_timeout': from 0 to 86400 is allowed"),
+        ("journal=/j,attr_timeout=-1", "option 'attr_timeout': from 0 to 86400 is allowed"),
+        ("journal=/j,journal_segment_bytes=1.5", "1.5: a number is allowed"),
+        ("journal=/j,journal_sync=often", "option 'journal_sync': often: group or always is"),
+        ("journal=/j,io=both", "option 'io': both: inline or threads is allowed"),
+        ("journal=/j,writers=many", "option 'writers': many: one is allowed"),
+        ("", "option 'journal': missing"),
+    ],
+)
+def test_bad_options(options: str, says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        volume(options)
+    assert says in str(raised.value)
+    assert raised.value.exit_code == 64
+
+
+def test_no_source() -> None:
+    with pytest.raises(UsageError, match="SOURCE and MOUNTPOINT: missing"):
+        volume("journal=/j", source=None, mountpoint=None)
+
+
+def in_file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "volume.toml"
+    path.write_text(text)
+    return f"volume={path}"
+
+
+def test_a_volume_file(tmp_path: Path) -> None:
+    text = f"""
+    {VALID}
+    mountpoint = "/mnt"
+    journal_sync = "always"
+    attr-timeout = 10
+    job_variables = ["X"]
+    [[site]]
+    name = "backup"
+    url = "file:///b"
+    anything = "is the replicator's business"
+    """
+    made = volume(in_file(tmp_path, text), source=None, mountpoint=None)
+    assert made == Volume(
+        name="prod",
+        source="/srv/data",
+        mountpoint="/mnt",
+        journal="/var/lib/mirrorfs/prod",
+        journal_sync="always",
+        attr_timeout=10,
+        job_variables=("X",),
+    )
+
+
+def test_the_mountpoint_is_the_source_by_default(tmp_path: Path) -> None:
+    made = volume(in_file(tmp_path, VALID), source=None, mountpoint=None)
+    assert made.mountpoint == made.source == "/srv/data"
+
+
+def test_options_go_before_the_file(tmp_path: Path) -> None:
+    option = in_file(tmp_path, VALID)
+    made = volume(option, "journal=/other", source="/srv/data", mountpoint="/elsewhere")
+    assert (made.journal, made.mountpoint) == ("/other", "/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "volume: missing; a table [volume] is needed"),
+        ("volume = 3", "volume: missing; a table [volume] is needed"),
+        ("[volume", "not TOML"),
+        ("\udcff", "not TOML"),
+        (VALID + "[sites]", "sites: not known; allowed: [volume], [[site]]"),
+        (VALID + "colour = 1", "volume.colour: not known; allowed: name, source, mountpoint"),
+        (VALID + "kernel_options = []", "volume.kernel_options: not known"),
+        ('[volume]\nname = "x"\nsource = "/s"', "volume.journal: missing"),
+        ('[volume]\njournal = "/j"\nsource = "/s"', "volume.name: missing"),
+        (VALID + "attr_timeout = '1'", "volume.attr_timeout: Expected float, got str"),
+        (VALID + "attr_timeout = 1e9", "volume.attr_timeout: from 0 to 86400 is allowed"),
+        (VALID + "io = 'fast'", "volume.io: fast: inline or threads is allowed"),
+        (VALID + "mountpoint = 'm'", "volume.mountpoint: m: an absolute path is allowed"),
+        (VALID + "job_variables = [1]", "volume.job_variables[0]: Expected str, got int"),
+    ],
+)
+def test_bad_volume_files(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "volume.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigurationError) as raised:
+        volume(f"volume={path}", source=None, mountpoint=None)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert says in str(raised.value)
+    assert raised.value.exit_code == 65
+
+
+def test_a_missing_volume_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="missing: No such file"):
+        volume(f"volume={tmp_path}/missing", source=None, mountpoint=None)
+
+
+def test_an_argument_that_contradicts_the_file(tmp_path: Path) -> None:
+    with pytest.raises(MirrorfsError, match=r"volume\.source is /srv/data, not /other"):
+        volume(in_file(tmp_path, VALID), source="/other", mountpoint="/m")

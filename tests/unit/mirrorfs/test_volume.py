@@ -1,0 +1,72 @@
+"""The reserved directory of a source: its UUID, its lock, its mark."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrorfs.errors import RefusedError, UnusableError
+from mirrorfs.volume import VolumeDirectory
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_PATH)
+    yield fd
+    os.close(fd)
+
+
+def test_uuid(tmp_path: Path, root: int) -> None:
+    volume = VolumeDirectory(root, str(tmp_path))
+    assert volume.uuid() is None
+    made = volume.make_uuid()
+    assert volume.uuid() == made
+    assert (tmp_path / ".mirrorfs" / "volume").read_text() == f"{uuid.UUID(bytes=made)}\n"
+    assert (tmp_path / ".mirrorfs").stat().st_mode & 0o777 == 0o700
+    volume.close()
+    again = VolumeDirectory(root, str(tmp_path))
+    assert again.uuid() == made
+    again.close()
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"\xff\xfe", bytes(5000)])
+def test_a_spoiled_uuid(tmp_path: Path, root: int, data: bytes) -> None:
+    volume = VolumeDirectory(root, str(tmp_path))
+    (tmp_path / ".mirrorfs" / "volume").write_bytes(data)
+    with pytest.raises(UnusableError, match=r"/\.mirrorfs/volume: not a UUID"):
+        volume.uuid()
+    volume.close()
+
+
+def test_one_lock(tmp_path: Path, root: int) -> None:
+    first, second = VolumeDirectory(root, "here"), VolumeDirectory(root, "here")
+    first.lock()
+    with pytest.raises(RefusedError, match="here: another mirrorfs"):
+        second.lock()
+    first.close()
+    second.lock()
+    second.close()
+
+
+def test_mark(tmp_path: Path, root: int) -> None:
+    volume = VolumeDirectory(root, str(tmp_path))
+    assert not volume.degraded()
+    volume.set_degraded("why")
+    assert volume.degraded()
+    assert (tmp_path / ".mirrorfs" / "degraded").read_text() == "why\n"
+    volume.clear_degraded()
+    volume.clear_degraded()
+    assert not volume.degraded()
+    assert os.listdir(tmp_path / ".mirrorfs") == []
+    volume.close()
+
+
+def test_a_reserved_name_that_is_a_symlink(tmp_path: Path, root: int) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / ".mirrorfs").symlink_to("other")
+    with pytest.raises(UnusableError, match="the name is reserved"):
+        VolumeDirectory(root, str(tmp_path))
