@@ -1,0 +1,172 @@
+"""Volume files and options: what is right is read, what is wrong is named with what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirrorfs.config import Volume
+from replicator.config import (
+    VOLUME_KEYS,
+    ConfigurationError,
+    RunSettings,
+    SiteSettings,
+    UsageError,
+    load,
+    load_volume,
+    parse_site_name,
+)
+
+VOLUME = """
+[volume]
+name = "prod"
+source = "/srv/data"
+journal = "/var/lib/mirrorfs/prod"
+"""
+SITE = """
+[[site]]
+name = "backup"
+url = "file:///mnt/backup/data"
+"""
+
+
+def write(path: Path, text: str) -> str:
+    file = path / "prod.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_volume_file(tmp_path: Path) -> None:
+    file = write(tmp_path, VOLUME + SITE + '[[site]]\nname="b"\nurl="/mnt/b/"\nworkers = 4\n')
+    assert load(file, None, []) == RunSettings(
+        "/var/lib/mirrorfs/prod",
+        (
+            SiteSettings("backup", "file:///mnt/backup/data", "/mnt/backup/data", 16),
+            SiteSettings("b", "file:///mnt/b", "/mnt/b", 4),
+        ),
+    )
+
+
+def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load(None, "journal", ["a=/mnt/a", "b=file:///mnt/b=c%20d"])
+    assert found == RunSettings(
+        str(tmp_path / "journal"),
+        (
+            SiteSettings("a", "file:///mnt/a", "/mnt/a"),
+            SiteSettings("b", "file:///mnt/b=c%20d", "/mnt/b=c%20d"),
+        ),
+    )
+
+
+def test_file_and_options_add_up(tmp_path: Path) -> None:
+    file = write(tmp_path, VOLUME + SITE)
+    found = load(file, "/var/lib/mirrorfs/../mirrorfs/prod", ["b=/mnt/b"])
+    assert found.journal == "/var/lib/mirrorfs/prod"
+    assert [site.name for site in found.sites] == ["backup", "b"]
+
+
+def test_only_some_commands_need_a_site(tmp_path: Path) -> None:
+    file = write(tmp_path, VOLUME)
+    assert load_volume(file, None) == RunSettings("/var/lib/mirrorfs/prod", ())
+    assert load_volume(None, "/j").sites == ()
+    with pytest.raises(ConfigurationError, match=r"prod.toml: site: missing; a table \[\[site\]\]"):
+        load(file, None, [])
+    with pytest.raises(UsageError, match="'--site': missing: --site NAME=URL, or a volume file"):
+        load(None, "/j", [])
+
+
+def test_every_key_of_mirrorfs_is_known() -> None:
+    assert set(Volume.__struct_fields__) - {"kernel_options"} == VOLUME_KEYS
+
+
+OPTIONS: dict[str, tuple[str | None, list[str], str]] = {
+    "no journal": (None, ["a=/mnt/a"], "journal: missing: --journal DIR, or a volume file"),
+    "empty journal": ("", ["a=/mnt/a"], "'--journal': empty"),
+    "no url": ("/j", ["backup"], "'--site': backup: NAME=URL is allowed"),
+    "empty url": ("/j", ["backup="], "'--site': backup=: NAME=URL is allowed"),
+    "no name": ("/j", ["=/mnt"], "'--site': '': a name of 1 to 64 letters"),
+    "bad name": ("/j", ["a/b=/mnt"], "'--site': a/b: a name of 1 to 64 letters"),
+    "long name": ("/j", ["a" * 65 + "=/mnt"], "a name of 1 to 64 letters"),
+    "dots": ("/j", ["..=/mnt"], r"'--site': ..: a name of 1 to 64 letters"),
+    "relative": ("/j", ["a=mnt"], r"'--site': a=mnt: file:///DIRECTORY, or the absolute path"),
+    "host": ("/j", ["a=file://host/mnt"], r"a=file://host/mnt: file:///DIRECTORY"),
+    "ssh": ("/j", ["a=ssh://u@h/mnt"], r"a=ssh://u@h/mnt: ssh:// is not available in this version"),
+    "root": ("/j", ["a=root://h//mnt"], r"root:// is not available in this version"),
+    "unknown": ("/j", ["a=http://h/mnt"], r"a=http://h/mnt: file:///DIRECTORY"),
+    "bytes": ("/j", ["a=/mnt/\udcff"], r"'a=/mnt/\\udcff': a path in UTF-8"),
+    "line": ("/j", ["a=/mnt\n/x"], r"'a=/mnt\\n/x': a path in UTF-8, without control"),
+    "name twice": ("/j", ["a=/mnt", "a=/other"], "'--site': a: named twice"),
+    "path twice": ("/j", ["a=/mnt", "b=/mnt/./"], "'--site': b: /mnt/. is site a already"),
+}
+
+
+@pytest.mark.parametrize(("journal", "sites", "said"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_wrong_options(journal: str | None, sites: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as raised:
+        load(None, journal, sites)
+    assert "\n" not in str(raised.value)
+
+
+def test_two_journals_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, VOLUME + SITE)
+    with pytest.raises(UsageError, match=r"'--journal': /j: .*prod.toml says /var/lib"):
+        load(file, "/j", [])
+    with pytest.raises(UsageError, match="'--site': backup: named twice"):
+        load(file, None, ["backup=/mnt/other"])
+
+
+def test_a_site_name_alone() -> None:
+    assert parse_site_name("backup.2-x_Y") == "backup.2-x_Y"
+    with pytest.raises(UsageError, match="'--site': a=b: a name of 1 to 64"):
+        parse_site_name("a=b")
+
+
+FILES = {
+    "not TOML": ("[volume", "not TOML: "),
+    "not text": ("\udcff", "not TOML: "),
+    "table": (VOLUME + "[sites]\n", r"sites: not known; allowed: \[volume\], \[\[site\]\]"),
+    "no volume": (SITE, r"volume: missing; a table \[volume\] is needed"),
+    "volume list": ("volume = 3\n", r"volume: missing; a table \[volume\] is needed"),
+    "volume key": (VOLUME + "jurnal = 1\n", r"volume.jurnal: not known; allowed: attr_timeout, "),
+    "no journal": ('[volume]\nname = "x"\n', "volume.journal: missing"),
+    "journal type": ("[volume]\njournal = 3\n", "volume.journal: 3: an absolute path is allowed"),
+    "journal path": ('[volume]\njournal = "x"\n', "volume.journal: x: an absolute path is allowed"),
+    "site table": (VOLUME + SITE.replace("[[site]]", "[site]"), r"site: tables \[\[site\]\] are"),
+    "site value": ("site = [1]\n" + VOLUME, r"site: tables \[\[site\]\] are"),
+    "site key": (
+        VOLUME + SITE + "worker = 3\n",
+        r"site\[1\].worker: not known; allowed: name, url, workers",
+    ),
+    "no name": (VOLUME + "[[site]]\n", r"site\[1\].name: missing"),
+    "no url": (VOLUME + '[[site]]\nname = "x"\n', r"site\[1\].url: missing"),
+    "name type": (VOLUME + "[[site]]\nname = 3\n", r"site\[1\].name: 3: a string is allowed"),
+    "name": (VOLUME + SITE.replace("backup", "ba ck", 1), r"site\[1\].name: ba ck: a name of 1"),
+    "url": (
+        VOLUME + SITE + SITE.replace("file:///mnt", "ssh://mnt"),
+        r"site\[2\].url: ssh://mnt/backup/data: ssh:// is not available in this version",
+    ),
+    "workers": (VOLUME + SITE + "workers = 0\n", r"site\[1\].workers: 0: 1 to 1024 is allowed"),
+    "workers type": (
+        VOLUME + SITE + "workers = true\n",
+        r"site\[1\].workers: True: 1 to 1024 is allowed",
+    ),
+    "twice": (VOLUME + SITE + SITE, "site: backup: named twice"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), FILES.values(), ids=FILES.keys())
+def test_wrong_files(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "prod.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigurationError, match=f"^{file}: {said}") as raised:
+        load(str(file), None, [])
+    assert raised.value.exit_code == 65
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none.toml: No such file or directory"):
+        load(str(tmp_path / "none.toml"), None, [])
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        load(str(tmp_path), None, [])
