@@ -31,6 +31,7 @@ from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
+_UNSURE = Mode(sure=False)
 _LIMBO_NS = 10_000_000_000
 
 
@@ -181,7 +182,7 @@ class Engine:
             return Mode(trust=False, exact=True)
         if self._recopy is not None and item.position[0] <= self._recopy[0]:
             return self._recopy[1]
-        return NORMAL
+        return NORMAL if not self.plan.reconciles else _UNSURE
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""

@@ -41,7 +41,8 @@ class Mode:
     """How a place is looked at.
 
     Attributes:
-        trust: records tell every change of content.
+        trust: records tell everything that has changed.
+        sure: they tell every change of content, at least.
         keep: what is removed goes to `kept`.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
@@ -49,6 +50,7 @@ class Mode:
     """
 
     trust: bool = True
+    sure: bool = True
     keep: bool = False
     adopt: bool = False
     exact: bool = False
@@ -87,7 +89,7 @@ class Bench:
             found.ctime_ns,
             self.plan.hints(found.id),
             self.incarnations,
-            trust=mode.trust,
+            trust=mode.trust and mode.sure,
             arriving=arriving,
             recopy_after=mode.recopy_after,
         )
@@ -132,6 +134,11 @@ class Moves:
         self._store = bench.store
         self._names = bench.names
         self._map = bench.map
+        limbo = self._store.limbo()
+        left = self._store.lookup(limbo, _SLOT)
+        if left is not None:  # we were killed while two objects changed places
+            self._take(limbo, _SLOT, Place(ObjectId(b""), _SLOT), left, NORMAL)
+            self._map.limbo.discard(_SLOT)
 
     def put_copy(
         self,

@@ -130,6 +130,11 @@ class Plan:
         elif isinstance(body, Change):
             self._add_change(record, body, tag)
 
+    @property
+    def reconciles(self) -> int:
+        """How many directories wait to be compared: until then records do not tell everything."""
+        return len(self._reconciles)
+
     def add_reconcile(self, item: ReconcileItem) -> None:
         """Compare a directory with the site at that position."""
         self._reconciles.add(id(item))

@@ -36,12 +36,6 @@ class Incarnations:
         last = self._last.get(mark.tag)
         return last is None or mark.sequence <= last
 
-    def age(self, mark: Mark) -> tuple[int, int]:
-        """Sorts marks: the copy read last is greatest; without content is below all."""
-        if MarkFlag.CONTENT not in mark.flags:
-            return (-1, mark.sequence)
-        return (self._order.get(mark.tag, -1), mark.sequence)
-
     def covers(self, mark: Mark, write: tuple[Tag, SequenceNumber]) -> bool:
         """Whether a copy with that mark was read after that `write` record was made."""
         if mark.tag == write[0]:
@@ -101,6 +95,16 @@ def content_state(
     if hints.unsettled or (copied and arriving and hints.settled_ctime_ns != ctime_ns):
         return ContentState.COMING
     return ContentState.CURRENT if copied else ContentState.STALE
+
+
+def recency(mark: Mark | None, ctime_ns: int) -> tuple[bool, bool, int]:
+    """Sorts copies of one object that has that change time now: the one read last is greatest.
+
+    Sequences do not tell: after a replay a copy is marked with a lower one than before.
+    """
+    if mark is None or MarkFlag.CONTENT not in mark.flags:
+        return (False, False, 0)
+    return (True, mark.ctime_ns == ctime_ns, mark.ctime_ns)
 
 
 def absent_until(item: PlaceItem, arriving: ObjectId) -> SequenceNumber | None:

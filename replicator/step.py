@@ -234,14 +234,15 @@ class Step:
     def _ranked_copies(self, found: SourceObject, mode: Mode) -> tuple[list[Copy], ContentState]:
         """What the site has of it, the best first, and what the best is worth."""
         ranks = (ContentState.STALE, ContentState.COMING, ContentState.CURRENT)
-        ranked: list[tuple[int, tuple[int, int], Copy]] = []
+        ranked: list[tuple[int, tuple[bool, bool, int], Copy]] = []
         for copy in self.bench.map.copies(found.id):
             mark = copy.entry.mark
             if mark is not None and schedule.same_kind(found, copy.entry):
                 state = ContentState.CURRENT
                 if stat.S_ISREG(found.mode):
                     state = self.bench.content_state(mark, found, mode, arriving=True)
-                ranked.append((ranks.index(state), self.bench.incarnations.age(mark), copy))
+                recency = schedule.recency(mark, found.ctime_ns)
+                ranked.append((ranks.index(state), recency, copy))
         ranked.sort(key=lambda each: each[:2], reverse=True)
         if ranked:
             return [each[2] for each in ranked], ranks[ranked[0][0]]
@@ -390,6 +391,8 @@ class Step:
 
     def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Stage the object anew and put it under each of its names at the site."""
+        if found.links > 1:
+            self.bench.names.add(found.id, place)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self._stage(found, place)
@@ -428,16 +431,15 @@ class Step:
         for other in self.bench.map.copies(found.id):
             if other.place is not None and self.bench.stands(other.place, found.id):
                 names[other.place] = other
-        newest = max(names.values(), key=lambda each: self._age(each.entry))
+        newest = max(
+            names.values(), key=lambda each: schedule.recency(each.entry.mark, found.ctime_ns)
+        )
         for at, each in names.items():
             if each.entry.identity != newest.entry.identity:
                 self.bench.names.add(found.id, at)
                 self._store.link(newest.directory, newest.name, each.directory, each.name)
                 self.bench.touched.add(at.directory)
                 self.counters.linked += 1
-
-    def _age(self, entry: SiteEntry) -> tuple[int, int]:
-        return (-1, -1) if entry.mark is None else self.bench.incarnations.age(entry.mark)
 
     def _adopt(
         self, found: SourceObject, directory: Directory, place: Place, entry: SiteEntry

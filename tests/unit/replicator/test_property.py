@@ -84,20 +84,21 @@ class Mirror:
         self.engine.feed(new)
         self.fed += len(new)
 
-    def crash(self, keep: SequenceNumber | None = None) -> None:
+    def crash(self) -> None:
         """Start again from what lies at the site; the journal may have lost its tail."""
         data = self.store.inner.read_file("state")
         state = decode_state(data) if data else None
         self.store.crash_in = -1
         if state is None:
             state = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
-        if keep is not None:
-            state.working = min(state.working, keep)
+        for incarnation in self.tree.ended:
+            if state.tag == f"{incarnation.tag:016x}":
+                state.working = min(state.working, incarnation.last)
         self.start(state)
 
     def lose_tail(self, keep: SequenceNumber) -> None:
         self.tree.lose_tail(keep)
-        self.crash(keep)
+        self.crash()
 
     def work(self, steps: int) -> None:
         try:
