@@ -88,6 +88,7 @@ def renamed(
         ctime_ns=subject.ctime_ns,
         other=None if displaced is None else displaced.object,
         other_links=0 if displaced is None else displaced.links,
+        other_ctime_ns=0 if displaced is None or displaced.dirty else displaced.ctime_ns,
         rename_flags=flags,
     )
     return Kind.RENAME, change, _flags(subject)
