@@ -109,6 +109,7 @@ def mount(
       journal_open_files=SEC    record files that stay open and change (30)
       journal_segment_bytes=N   size at which a segment is sealed (67108864)
       attr_timeout=SEC          how long the kernel keeps attributes (3600)
+      inode_cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)
       job_variables=A:B         environment variables that hold a job id
       writers=one               the only choice of this version

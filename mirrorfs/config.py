@@ -25,6 +25,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         journal_open_files: seconds between records of files that stay open and change.
         journal_segment_bytes: a segment is sealed at this size.
         attr_timeout: seconds the kernel may keep attributes and names.
+        inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
         job_variables: environment variables that hold a batch job's id.
     """
@@ -39,6 +40,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     writers: Literal["one"] = "one"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
+    inode_cache: int = 1_000_000
     io: Literal["inline", "threads"] = "inline"
     job_variables: tuple[str, ...] = (
         "SLURM_JOB_ID",
@@ -62,6 +64,7 @@ _NUMBERS: Final = {
     "journal_open_files": (0.1, 86400.0),
     "journal_segment_bytes": (4096, 1 << 30),
     "attr_timeout": (0.0, 86400.0),
+    "inode_cache": (1000, 1 << 40),
 }
 _COMMA: Final = re.compile(r"(?<!\\),")
 _CHOICES: Final = {
@@ -179,7 +182,7 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
 
 def _number(name: str, text: str) -> float | int:
     try:
-        return int(text) if name.endswith("_bytes") else float(text)
+        return int(text) if isinstance(_NUMBERS[name][0], int) else float(text)
     except ValueError:
         raise UsageError(f"option '{name}': {text}: a number is allowed") from None
 

@@ -159,7 +159,7 @@ class ContentRequests(Engine):
         if not pyfuse3.readdir_reply(token, name.name, entry, name.following):
             self._objects.release(node)
             return False
-        node.lookups += 1
+        self._count_lookup(node)
         return True
 
     def _list_dots(self, directory: Node, name: Name, token: ReaddirToken) -> bool:

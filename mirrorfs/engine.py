@@ -6,6 +6,7 @@ that no request ends the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -45,6 +46,7 @@ class EngineOptions:
         journal_open_files: interval in seconds at which changed open files get a record.
         job_variables: environment variables that hold a batch job's id, the first one set counts.
         descriptors_max: open descriptors to stay below.
+        inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
     """
 
@@ -61,6 +63,7 @@ class EngineOptions:
         "OAR_JOB_ID",
     )
     descriptors_max: int = 800
+    inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
 
 
@@ -130,6 +133,7 @@ class Engine(pyfuse3.Operations):
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
         self._stale_attributes: list[int] = []
+        self._shed_above = options.inode_cache
         self._background = trio.Event()
         self._logged: set[tuple[str, type[BaseException]]] = set()
 
@@ -177,15 +181,32 @@ class Engine(pyfuse3.Operations):
             self._background = trio.Event()
             numbers, self._stale_attributes = self._stale_attributes, []
             descriptors, self._objects.slow_to_close = self._objects.slow_to_close, []
-            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors)
+            names = self._surplus_names()
+            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors, names)
 
-    def _do_slow_things(self, numbers: list[int], descriptors: list[int]) -> None:
+    def _surplus_names(self) -> list[tuple[int, bytes]]:
+        """What the kernel should forget, a tenth of the cache at a time; nothing below its limit.
+
+        Where most of it is in use, the next attempt waits until there is more.
+        """
+        limit, known = self._options.inode_cache, self.nodes
+        if known <= limit:
+            self._shed_above = limit
+            return []
+        wanted = known - limit + limit // 10
+        self._shed_above = known + limit // 10
+        return self._objects.oldest_names(wanted)
+
+    def _do_slow_things(
+        self, numbers: list[int], descriptors: list[int], names: list[tuple[int, bytes]]
+    ) -> None:
         """In another thread: what must not happen inside a request, or may take long."""
+        for directory, name in names:
+            with contextlib.suppress(OSError):  # the kernel has forgotten it meanwhile
+                pyfuse3.invalidate_entry(directory, name)
         for number in numbers:
-            try:
+            with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(number, attr_only=True)
-            except OSError:  # the kernel has forgotten it meanwhile
-                log.debug("inode %d: not known any more", number)
         for descriptor in descriptors:
             self._tree.close_descriptor(descriptor)
 
@@ -220,8 +241,13 @@ class Engine(pyfuse3.Operations):
 
     def _entry(self, node: Node, source: os.stat_result) -> EntryAttributes:
         """An answer by which the kernel holds one more reference to the node."""
-        node.lookups += 1
+        self._count_lookup(node)
         return self._attributes(node.number, node.generation, source)
+
+    def _count_lookup(self, node: Node) -> None:
+        node.lookups += 1
+        if len(self._objects.table.nodes) > self._shed_above:
+            self._background.set()
 
     def _directory_for(self, number: int, name: bytes, error: int) -> Node:
         """The directory a name is used in; the reserved name answers `error`."""

@@ -265,6 +265,7 @@ class _Served:
             journal_open_files=volume.journal_open_files,
             job_variables=volume.job_variables,
             descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 4 // 5,
+            inode_cache=volume.inode_cache,
             status=self._daemon,
         )
         self.operations = Operations(tree, journal, options)

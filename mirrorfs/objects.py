@@ -146,6 +146,19 @@ class Objects:
         """The kernel dropped so many references."""
         self._leave(self.table.forget(number, count))
 
+    def oldest_names(self, wanted: int) -> list[tuple[int, bytes]]:
+        """Names of that many files, the ones known for longest first: directory's number, name.
+
+        Not of directories, which may be some process's own, and not of what is open.
+        """
+        found: list[tuple[int, bytes]] = []
+        for node in self.table.nodes.values():
+            if len(found) >= wanted:
+                break
+            if not node.directory and not node.handles and not node.dirty:
+                found += [(directory.number, name) for directory, name in node.names()]
+        return found
+
     def handle_opened(self, node: Node) -> None:
         """One handle more."""
         node.handles += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mirrorfs.journal.control_client import ControlClient
 from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting
 from tests.support.overlay import as_user, fails, overlaid
 from tests.support.trees import snapshot
@@ -177,6 +178,27 @@ def test_few_descriptors(tmp_path: Path) -> None:
         assert [file.read() for file in held] == [place.name for place in places[:40]]
         for file in held:
             file.close()
+        _same(overlay, overlay.mountpoint)
+
+
+def test_the_kernel_is_asked_to_forget(tmp_path: Path) -> None:
+    """However many files are looked at, only so many are known at a time."""
+    with overlaid(tmp_path, "inode-cache=1000") as overlay:
+        for number in range(30):
+            directory = overlay.source / f"d{number}"
+            directory.mkdir()
+            for name in range(200):
+                os.mknod(directory / str(name))
+        (overlay.source / "open").write_text("held")
+        with open(overlay.mountpoint / "open") as held:
+            for _ in range(2):
+                assert len(list(overlay.mountpoint.rglob("*"))) == 30 * 201 + 1
+            with ControlClient(str(overlay.journal)) as client:
+                # The kernel forgets in its own time; each look may ask it again.
+                while client.status().nodes > 2000:
+                    os.stat(overlay.mountpoint / "d0" / "0")
+            assert held.read() == "held"
+        (overlay.mountpoint / "d3" / "7").write_text("goes on")
         _same(overlay, overlay.mountpoint)
 
 
