@@ -173,6 +173,7 @@ def _change_value(kind: Kind, change: Change) -> dict[str, Any]:
     if kind is Kind.RENAME:
         value["other"] = None if change.other is None else change.other.hex()
         value["other_links"] = change.other_links
+        value["other_ctime_ns"] = change.other_ctime_ns
         value["rename_flags"] = change.rename_flags
     if kind is Kind.WRITE:
         value["size"] = change.size
