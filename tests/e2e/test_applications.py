@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,6 @@ from tests.support.trees import snapshot
 pytestmark = pytest.mark.fuse
 
 __all__ = ["mounting"]
-
-
-@pytest.fixture(scope="module")
-def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    """One mount for all tests here, not over its source so that both can be compared."""
-    with overlaid(tmp_path_factory.mktemp("applications")) as overlay:
-        yield overlay
-
-
-@pytest.fixture
-def work(overlay: Mounted, request: pytest.FixtureRequest) -> Path:
-    """A new directory in the mount."""
-    path: Path = overlay.mountpoint / request.node.name
-    path.mkdir()
-    return path
 
 
 def _run(*command: str | Path, cwd: Path) -> str:

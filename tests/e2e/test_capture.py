@@ -24,21 +24,6 @@ RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@pytest.fixture(scope="module")
-def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    """One mount for all tests here; each works in a directory of its own."""
-    with overlaid(tmp_path_factory.mktemp("capture")) as overlay:
-        yield overlay
-
-
-@pytest.fixture
-def work(overlay: Mounted, request: pytest.FixtureRequest) -> Path:
-    """A new directory in the mount."""
-    path: Path = overlay.mountpoint / request.node.name[:100]
-    path.mkdir()
-    return path
-
-
 class Watch:
     """What was recorded since it was made, and the ids of objects."""
 

@@ -89,3 +89,14 @@ def fails(code: int, call: Callable[[], object]) -> bool:
     except OSError as error:
         return error.errno == code
     return False
+
+
+def below(mounted: Mounted, path: Path) -> Path:
+    """Where the file system below has what jobs see at `path`."""
+    return mounted.source / path.relative_to(mounted.mountpoint)
+
+
+def open_to_all(path: Path) -> Path:
+    """Let everybody write it; returns it."""
+    path.chmod(0o777 if path.is_dir() else 0o666)
+    return path
