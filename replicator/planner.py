@@ -141,37 +141,35 @@ class Plan:
         self._push(item)
 
     def _add_change(self, record: Record, body: Change, tag: Tag) -> None:
-        sequence, kind = record.sequence, record.kind
-        hints = self._hint(body.object, sequence)
-        for place in body.places:
-            hints.places[place] = sequence
-        if kind is Kind.WRITE:
-            hints.write = (tag, sequence)
-        elif kind is Kind.MKDIR:
-            hints.made = True
-        if body.ctime_ns and record.settled:
-            hints.settled_ctime_ns = body.ctime_ns
-        else:
-            hints.settled_ctime_ns = 0
-        hints.unsettled = not record.settled
-        exchanged = kind is Kind.RENAME and bool(body.rename_flags & _EXCHANGE)
-        if body.other is not None:
-            other = self._hint(body.other, sequence)
-            for place in body.places:
-                other.places[place] = sequence
-            other.settled_ctime_ns = body.other_ctime_ns
-        if kind in _ABOUT_OBJECT:
-            self._add_object(body, sequence)
+        self._note(record, body, tag)
+        if record.kind in _ABOUT_OBJECT:
+            self._add_object(body, record.sequence)
             return
+        exchanged = record.kind is Kind.RENAME and bool(body.rename_flags & _EXCHANGE)
         # the new place first: then an object moves there in one step and never waits in limbo
-        for index, place in enumerate(body.places[:1] if kind is Kind.LINK else body.places[::-1]):
-            item = self._add_place(place, (sequence, index), body)
-            if kind in _ARRIVALS and (index == 0 or exchanged):
-                arrived = body.object if index == 0 else body.other
-                if arrived is not None:
-                    item.arrived = (sequence, arrived)
+        places = body.places[:1] if record.kind is Kind.LINK else body.places[::-1]
+        for index, place in enumerate(places):
+            item = self._add_place(place, (record.sequence, index), body)
+            arrived = body.object if index == 0 else body.other
+            if record.kind in _ARRIVALS and (index == 0 or exchanged) and arrived is not None:
+                item.arrived = (record.sequence, arrived)
             else:
-                item.vacated[1:] = [sequence]  # the first and the last are all that is asked for
+                item.vacated[1:] = [record.sequence]  # the first and the last are all it takes
+
+    def _note(self, record: Record, body: Change, tag: Tag) -> None:
+        """Keep what the record says of its objects."""
+        hints = self._hint(body.object, record.sequence)
+        hints.places.update(dict.fromkeys(body.places, record.sequence))
+        if record.kind is Kind.WRITE:
+            hints.write = (tag, record.sequence)
+        elif record.kind is Kind.MKDIR:
+            hints.made = True
+        hints.settled_ctime_ns = body.ctime_ns if record.settled else 0
+        hints.unsettled = not record.settled
+        if body.other is not None:
+            other = self._hint(body.other, record.sequence)
+            other.places.update(dict.fromkeys(body.places, record.sequence))
+            other.settled_ctime_ns = body.other_ctime_ns
 
     def _hint(self, identity: ObjectId, sequence: SequenceNumber) -> Hints:
         hints = self._hints.get(identity)

@@ -159,7 +159,8 @@ class SiteDriver:
     async def _work(self) -> bool:
         """One slice, then wait if there is nothing to do; whether this was the end."""
         reader, engine = self._reader, self._engine
-        assert reader is not None and engine is not None, "opened"
+        assert reader is not None, "opened"
+        assert engine is not None, "opened"
         reader.drain_wake()
         busy = await trio.to_thread.run_sync(self._slice)
         if self._stop_now or (self._stopping and not busy):

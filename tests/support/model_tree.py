@@ -1,16 +1,19 @@
-"""A source tree in memory that journals itself: the model every replication rule is checked against.
+"""A source tree in memory that journals itself: the model every rule is checked against.
 
-It answers what `replicator.view.SourceTree` asks, makes the records mirrorfs would make, and remembers
-everything it ever was, so that a test can ask whether a site shows something the source never had.
+It answers what `replicator.view.SourceTree` asks, makes the records mirrorfs would make, and
+remembers everything it ever was, so that a test can ask whether a site shows something the source
+never had.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
+from typing import Any
 
 from mirrorfs.journal.record import (
     SETTLED,
@@ -128,7 +131,7 @@ class ModelObject:
 
 
 class ModelTree:
-    """The source. `meanwhile` is called in the middle of looking: a test may change things there."""
+    """The source. `meanwhile` is called in the middle of looking: tests change things there."""
 
     def __init__(self) -> None:
         self.clock = 1
@@ -140,7 +143,7 @@ class ModelTree:
         self.things: dict[ObjectId, Thing] = {}
         self.history: dict[Place, list[tuple[int, ObjectId | None]]] = {}
         self.root_thing = self._make(stat.S_IFDIR | 0o755)
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], None] = lambda: None
 
     # journal -----------------------------------------------------------------------------------
 
@@ -153,10 +156,10 @@ class ModelTree:
         flags = SETTLED if settled else 0
         self.records.append((Record(sequence, self.clock, kind, flags, body), self.tag))
 
-    def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: object) -> None:
+    def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: Any) -> None:
         body = Change(
             thing.id, places, b"", thing.mode, thing.links, ctime_ns=thing.changed, **more
-        )  # type: ignore[arg-type]
+        )
         self._log(kind, body, settled=not thing.dirty)
 
     def incarnations(self) -> Incarnations:
@@ -182,11 +185,11 @@ class ModelTree:
         self.clock += 1
         return self.clock
 
-    def _make(self, mode: int, **more: object) -> Thing:
+    def _make(self, mode: int, **more: Any) -> Thing:
         identity = handle_id(1, 1, self._serial.to_bytes(4, "little"))
         self._serial += 1
         now = self._tick()
-        thing = Thing(identity, mode, now, mtime=now, **more)  # type: ignore[arg-type]
+        thing = Thing(identity, mode, now, mtime=now, **more)
         thing.contents.append((now, thing.content))
         self.things[identity] = thing
         return thing
@@ -325,11 +328,11 @@ class ModelTree:
         """
         standing = [*self.history.get(place, ()), (self.clock + 1, None)]
         contents = [*self.things[identity].contents, (self.clock + 1, b"")]
-        for (begin, there), (end, _) in zip(standing, standing[1:], strict=False):
+        for (begin, there), (end, _) in pairwise(standing):
             if there != identity or end <= since:
                 continue
-            for (first, data), (last, _) in zip(contents, contents[1:], strict=False):
-                start = max(begin, first, since)
+            for (first, data), (last, _) in pairwise(contents):
+                start: int = max(begin, first, since)
                 if data == content and start < min(end, last):
                     return start
         return None
@@ -349,42 +352,54 @@ def is_below(tree: ModelTree, thing: Thing, above: Thing) -> bool:
     return True
 
 
+_DRAWS = {
+    "create": 2,
+    "write": 2,
+    "flush": 2,
+    "save": 2,
+    "unlink": 1,
+    "mkdir": 1,
+    "rename": 3,
+    "link": 1,
+    "attributes": 1,
+    "exchange": 1,
+    "symlink": 1,
+}
+
+
 def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> None:
     """One operation, if the one drawn is possible."""
+    (draw,) = random.choices([*_DRAWS], [*_DRAWS.values()])
+    files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
+    if draw == "attributes":
+        tree.attributes(random.choice([t for t in tree.things.values() if tree.living(t)]))
+    elif draw in ("write", "flush"):
+        if files:
+            (tree.write if draw == "write" else tree.flush)(random.choice(files))
+    else:
+        _change_place_at_random(tree, random, names, draw)
+
+
+def _change_place_at_random(tree: ModelTree, random: Random, names: list[bytes], draw: str) -> None:
     parent, to = (random.choice(directories(tree)) for _ in range(2))
     name, to_name = (random.choice(names) for _ in range(2))
     here, there = parent.names.get(name), to.names.get(to_name)
-    draw = random.choice(
-        "create create write write flush flush save save unlink mkdir rmdir rename rename rename"
-        " link attributes exchange symlink".split()
-    )
-    files = [t for t in tree.things.values() if t.places and stat.S_ISREG(t.mode)]
+    types = {"create": stat.S_IFREG, "save": stat.S_IFREG, "mkdir": stat.S_IFDIR}
     if here is None:
-        if draw == "create":
-            tree.create(parent, name)
-        elif draw == "save":
-            thing = tree.create(parent, name)
-            tree.write(thing)
-            tree.flush(thing)
-        elif draw == "mkdir":
-            tree.create(parent, name, stat.S_IFDIR | 0o755)
-        elif draw == "symlink":
-            tree.create(parent, name, stat.S_IFLNK | 0o777)
+        if draw in types or draw == "symlink":
+            here = tree.create(parent, name, types.get(draw, stat.S_IFLNK) | 0o755)
+            if draw == "save":
+                tree.write(here)
+                tree.flush(here)
     elif draw == "save" and stat.S_ISREG(here.mode):
         tree.write(here)
         tree.flush(here)
-    elif draw in ("unlink", "rmdir") and not here.names:
+    elif draw == "unlink" and not here.names:
         tree.unlink(parent, name)
     elif draw == "link" and not here.is_directory and there is None:
         tree.link(here, to, to_name)
     elif draw in ("rename", "exchange") and here is not there:
         _move_at_random(tree, draw, (parent, name, here), (to, to_name, there))
-    if draw == "write" and files:
-        tree.write(random.choice(files))
-    elif draw == "flush" and files:
-        tree.flush(random.choice(files))
-    elif draw == "attributes":
-        tree.attributes(random.choice([t for t in tree.things.values() if tree.living(t)]))
 
 
 def _move_at_random(
