@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from mirrorfs.journal.record import ObjectId, SequenceNumber
+from mirrorfs.journal.record import SequenceNumber
 
 STATE_FILE: Final = "state"
 STATE_VERSION: Final = 1
@@ -200,6 +200,3 @@ def backoff_seconds(tries: int, jitter: float) -> float:
     return float(min(BACKOFF_SECONDS_MAX, 2.0 ** max(0, tries - 1)) * (1 - jitter / 4))
 
 
-def held_identity(step: HeldStep) -> ObjectId:
-    """The object a held step is about; empty if it is not known."""
-    return ObjectId(step.object)
