@@ -165,7 +165,8 @@ class Engine:
         if isinstance(item, PlaceItem):
             self.step.place(item.place, self._mode(item), item)
         elif isinstance(item, ObjectItem):
-            self.step.object(item.object, self._mode(item))
+            for place in self.step.object(item.object, self._mode(item)):
+                self._held.pop(_key(PlaceItem(place, item.position)), None)
         else:
             initial = self.state.initial
             adopt = initial and self.state.adopt

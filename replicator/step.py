@@ -86,6 +86,8 @@ class Step:
             directory = self.directory(parent, mode)
             if directory is None:
                 return
+            # even where nothing is left to do: what came and went again moved the times
+            self.bench.touched.add(place.directory)
             found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
             if found is not None:
@@ -267,15 +269,18 @@ class Step:
 
     # objects -----------------------------------------------------------------------------------
 
-    def object(self, identity: ObjectId, mode: Mode = NORMAL) -> None:
-        """Make an object true under every name the site has for it. Raises what `place` raises."""
+    def object(self, identity: ObjectId, mode: Mode = NORMAL) -> set[Place]:
+        """Make an object true under every name the site has for it; the places made so.
+
+        Raises what `place` raises.
+        """
         found = self._source.open(identity)
         if found is None:
-            return
+            return set()
         with found:
             if stat.S_ISDIR(found.mode):
                 self.directory_attributes(found, mode)
-                return
+                return set()
             places = {*self._plan.hints(found.id).places, *self._held(found.id)}
             copies = list(self.bench.map.copies(found.id))
             places |= {copy.place for copy in copies if copy.place is not None}
@@ -287,6 +292,7 @@ class Step:
             self.place(place, mode)
         if not places and not copies:
             self.bench.doubt.add(self._source.root.id)  # no name of it is known: look everywhere
+        return standing
 
     def distrust(self, identity: ObjectId) -> None:
         """The records that say its content changed may be forgotten before it was copied again."""
@@ -457,13 +463,13 @@ class Step:
         """Set the times of the directories touched: last, since every change inside moves them."""
         touched = self.bench.touched
         while touched:
-            identity = touched.pop()
+            identity = next(iter(touched))
             found = self._source.open(identity)
-            if found is None:
-                continue
-            with found:
-                directory = self.bench.map.find(identity)
-                if directory is not None:
-                    now = found.stat()
-                    self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
+            if found is not None:
+                with found:
+                    directory = self.bench.map.find(identity)
+                    if directory is not None:
+                        now = found.stat()
+                        self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
+            touched.discard(identity)  # not before: what failed is still to be done
         self.bench.map.trim()
