@@ -8,7 +8,9 @@ may be saved. It neither reads the journal nor waits for anything; `site` does t
 from __future__ import annotations
 
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -92,6 +94,7 @@ class Engine:
         self.reconciler = Reconciler(self.step, world.tick)
         self._held = {step.key: step for step in state.held}
         self._tags = [(working, self.plan.known_tag)]
+        self._names: deque[tuple[ObjectId, Place]] = deque()
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
@@ -109,16 +112,14 @@ class Engine:
         self.step.bench.incarnations = incarnations
 
     def feed(self, records: Iterable[tuple[Record, Tag]]) -> None:
-        """Take in the next records of the journal."""
+        """Take in the next records of the journal. Touches nothing: it cannot fail halfway."""
         for record, tag in records:
             if tag != self._tags[-1][1]:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
             body = record.body
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
-                # hints are forgotten with the saved cursor; names of one object must not be
-                for place in body.places:
-                    self.step.bench.names.add(body.object, place)
+                self._names.extend((body.object, place) for place in body.places)
 
     # work --------------------------------------------------------------------------------------
 
@@ -128,6 +129,8 @@ class Engine:
         Raises TroubleError when going on is of no use now: what was being tried stays to do.
         """
         done = 0
+        with _trouble("the table of names"):
+            self._write_names()
         while done < steps:
             item = self.plan.next()
             if item is None:
@@ -141,6 +144,12 @@ class Engine:
                 raise TroubleError(str(error), describe(item), no_space=no_space) from error
             done += 1
         return done
+
+    def _write_names(self) -> None:
+        """Hints are forgotten with the saved cursor; which names are one object must not be."""
+        while self._names:
+            self.step.bench.names.add(*self._names[0])
+            self._names.popleft()
 
     def _apply(self, item: Item) -> None:
         position = item.position
@@ -281,6 +290,7 @@ class Engine:
 
     def save(self, *, stopped: bool = False) -> None:
         """Directory times, then everything to disk, then the cursors. Raises StoreError."""
+        self._write_names()
         self.step.finish()
         if self.idle:
             self._expire_limbo()
@@ -302,11 +312,21 @@ class Engine:
         if self._held:
             return
         now = self._world.clock_ns()
-        limbo = {name: self._limbo.get(name, now) for name in self.step.bench.map.limbo}
+        limbo = {name: self._limbo.get(name, now) for name in self.step.bench.map.limbo.names}
         for name, since in limbo.items():
             if now - since > _LIMBO_NS:
                 self.step.moves.expire(name)
         self._limbo = limbo
+
+
+@contextmanager
+def _trouble(what: str) -> Iterator[None]:
+    """Errors of site and source that get here are trouble: what was tried stays to do."""
+    try:
+        yield
+    except (StoreError, SourceError) as error:
+        no_space = isinstance(error, StoreError) and error.no_space
+        raise TroubleError(str(error), what, no_space=no_space) from error
 
 
 def describe(item: Item) -> str:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator import schedule
+from replicator.limbo import limbo_name
 from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
-from replicator.sitemap import Copy, SiteMap, limbo_name
+from replicator.sitemap import Copy, SiteMap
 from replicator.stores.base import Directory, Mark, SiteEntry, SiteStore, Staged
 from replicator.view import SourceObject, SourceTree
-
-_SLOT = b"incoming"
 
 
 @dataclass(slots=True)
@@ -134,11 +133,7 @@ class Moves:
         self._store = bench.store
         self._names = bench.names
         self._map = bench.map
-        limbo = self._store.limbo()
-        left = self._store.lookup(limbo, _SLOT)
-        if left is not None:  # we were killed while two objects changed places
-            self._take(limbo, _SLOT, Place(ObjectId(b""), _SLOT), left, NORMAL)
-            self._map.limbo.discard(_SLOT)
+        self._limbo = bench.map.limbo
 
     def put_copy(
         self,
@@ -155,15 +150,16 @@ class Moves:
         if entry is None or not (stat.S_ISDIR(entry.mode) or stat.S_ISDIR(copy.entry.mode)):
             self.save(directory, place, entry, mode)
             self._store.move(copy.directory, copy.name, directory, place.name)
+            if copy.place is None:
+                self._limbo.gone(copy.name)
         elif copy.place is not None and self._exchanged(copy.place, entry, mode):
             self._store.exchange(copy.directory, copy.name, directory, place.name)
             self._forget_name(entry, place)
         else:
             # by way of limbo: what leaves must not show where the other came from
-            limbo, slot = self._store.limbo(), copy.name
+            limbo, slot = self._limbo.directory, copy.name
             if copy.place is not None and copy.entry.mark is not None:
-                slot = limbo_name(copy.entry.mark.object)
-                self._map.limbo.add(slot)
+                slot = self._limbo.place_for(copy.entry.mark.object)
                 self._store.move(copy.directory, copy.name, limbo, slot)
             self._store.exchange(limbo, slot, directory, place.name)
             self._forget_name(entry, place)
@@ -206,12 +202,12 @@ class Moves:
             self.save(directory, place, entry, mode)
             self._store.commit(staged, directory, place.name)
             return
-        limbo = self._store.limbo()
-        self._store.commit(staged, limbo, _SLOT)
-        self._store.exchange(limbo, _SLOT, directory, place.name)
+        limbo, slot = self._limbo.directory, self._limbo.slot()
+        self._store.commit(staged, limbo, slot)
+        self._store.exchange(limbo, slot, directory, place.name)
         self._map.moved()
         self._forget_name(entry, place)
-        self._take(limbo, _SLOT, place, entry, mode)
+        self._take(limbo, slot, place, entry, mode)
 
     def save(self, directory: Directory, place: Place, entry: SiteEntry | None, mode: Mode) -> None:
         """Before a non-directory at a place is replaced: what must survive gets another name."""
@@ -221,16 +217,16 @@ class Moves:
         if entry.mark is not None and self._bench.alive(entry):
             identity = entry.mark.object
             if not self._held_elsewhere(identity, place, entry):
-                self._map.limbo.add(limbo_name(identity))
-                self._store.link(directory, place.name, self._store.limbo(), limbo_name(identity))
+                name = self._limbo.place_for(identity)
+                self._store.link(directory, place.name, self._limbo.directory, name)
         elif mode.keep or entry.mark is None:
             self.keep_version(directory, place)
 
     def keep_version(self, directory: Directory, place: Place) -> None:
         """Keep the non-directory that stands at a place, which is about to be replaced."""
-        limbo = self._store.limbo()
-        self._store.link(directory, place.name, limbo, _SLOT)
-        self._store.keep(limbo, _SLOT, self._bench.path(place))
+        limbo, slot = self._limbo.directory, self._limbo.slot()
+        self._store.link(directory, place.name, limbo, slot)
+        self._store.keep(limbo, slot, self._bench.path(place))
         self._bench.counters.kept += 1
 
     def vacate(self, directory: Directory, place: Place, entry: SiteEntry, mode: Mode) -> None:
@@ -241,9 +237,9 @@ class Moves:
 
     def expire(self, name: bytes) -> None:
         """Nobody claimed it from limbo: to `kept` if it lives in the source, else for ever."""
-        limbo = self._store.limbo()
-        self._map.limbo.discard(name)
+        limbo = self._limbo.directory
         entry = self._store.lookup(limbo, name)
+        self._limbo.gone(name)
         if entry is None:
             return
         if self._bench.alive(entry):
@@ -255,9 +251,9 @@ class Moves:
 
     def leave_limbo(self, identity: ObjectId) -> None:
         """A file that has its place needs no other copy in limbo."""
-        if limbo_name(identity) in self._map.limbo:
-            self._store.remove(self._store.limbo(), limbo_name(identity))
-            self._map.limbo.discard(limbo_name(identity))
+        if self._limbo.lookup(identity) is not None:
+            self._store.remove(self._limbo.directory, limbo_name(identity))
+            self._limbo.gone(limbo_name(identity))
 
     def _forget_name(self, entry: SiteEntry, place: Place) -> None:
         if entry.mark is not None:
@@ -271,8 +267,8 @@ class Moves:
         if alive and entry.mark is not None:
             identity = entry.mark.object
             if not self._second_copy(identity, place, entry):
-                self._map.limbo.add(limbo_name(identity))
-                self._store.move(directory, name, self._store.limbo(), limbo_name(identity))
+                waiting = self._limbo.place_for(identity)
+                self._store.move(directory, name, self._limbo.directory, waiting)
                 if stat.S_ISDIR(entry.mode):
                     self._map.moved()
                 return
@@ -320,9 +316,9 @@ class Moves:
         """Whether the site has the object elsewhere, so that this one need not be saved."""
         if not stat.S_ISDIR(entry.mode):
             return self._held_elsewhere(identity, place, entry)
-        limbo = self._store.lookup(self._store.limbo(), limbo_name(identity))
-        if limbo is not None:
-            return limbo.identity != entry.identity
+        waiting = self._limbo.lookup(identity)
+        if waiting is not None:
+            return waiting.identity != entry.identity
         source = self._bench.source.open(identity)
         if source is None:
             return False

@@ -9,24 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import xxhash
-
 from mirrorfs.journal.record import ObjectId, Place
+from replicator.limbo import Limbo, limbo_name
 from replicator.names import NameTable
 from replicator.planner import Hints
 from replicator.stores.base import Directory, SiteEntry, SiteStore
 from replicator.view import SourceObject, SourceTree
 
 _OPEN_MAX = 2048
-_LIMBO_NAME_MAX = 200
-
-
-def limbo_name(identity: ObjectId) -> bytes:
-    """Name of a living object in limbo."""
-    name = identity.hex()
-    if len(name) > _LIMBO_NAME_MAX:
-        name = xxhash.xxh3_128_hexdigest(identity)
-    return name.encode()
 
 
 @dataclass(slots=True)
@@ -61,8 +51,7 @@ class SiteMap:
         self._hints = hints
         self._names = names
         self._open: dict[ObjectId, _Open] = {}
-        self.limbo = set(store.list(store.limbo()))
-        """Names that may be in limbo: at least those that are."""
+        self.limbo = Limbo(store)
 
     def resolve(self, directory: SourceObject) -> Directory | Place | None:
         """The site's directory at the path the source has it at now.
@@ -125,9 +114,8 @@ class SiteMap:
             parent = self.find(place.directory, seen | {identity})
             if parent is not None and self._holds(parent, place.name, identity):
                 return self._opened(identity, parent, place.name, place)
-        limbo, name = self._store.limbo(), limbo_name(identity)
-        if name in self.limbo and self._holds(limbo, name, identity):
-            return self._opened(identity, limbo, name, None)
+        if self.limbo.lookup(identity) is not None:
+            return self._opened(identity, self.limbo.directory, limbo_name(identity), None)
         return None
 
     def _holds(self, directory: Directory, name: bytes, identity: ObjectId) -> bool:
@@ -136,10 +124,9 @@ class SiteMap:
 
     def copies(self, identity: ObjectId) -> Iterator[Copy]:
         """Every name the site is known to have for an object: limbo, then places."""
-        limbo, name = self._store.limbo(), limbo_name(identity)
-        entry = self._store.lookup(limbo, name) if name in self.limbo else None
-        if entry is not None and entry.mark is not None and entry.mark.object == identity:
-            yield Copy(limbo, name, entry, None)
+        entry = self.limbo.lookup(identity)
+        if entry is not None:
+            yield Copy(self.limbo.directory, limbo_name(identity), entry, None)
         places: dict[Place, None] = dict.fromkeys(self._hints(identity).places)
         places.update(dict.fromkeys(self._names.places(identity)))
         known = self._open.get(identity)

@@ -6,6 +6,7 @@ moment something the source had there, never older than before.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -16,14 +17,15 @@ from typing import Any, cast
 import pytest
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
-from replicator.engine import Engine, Surroundings
+from replicator.engine import Engine, Surroundings, TroubleError
 from replicator.site_state import SiteState, decode_state
-from replicator.stores.base import SiteStore
+from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing, change_at_random
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 60
+WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
 MUTATIONS = ("commit", "move", "exchange", "link", "remove", "keep")
 
 
@@ -32,24 +34,30 @@ class CrashError(Exception):
 
 
 class WatchedStore:
-    """A memory store that tells of every change, and can crash before one."""
+    """A memory store that tells of every change, and can crash or fail before one."""
 
     def __init__(self, inner: MemoryStore, after: Callable[[], None]) -> None:
         self.inner = inner
         self.after = after
         self.crash_in = -1
+        self.fail_in = -1
+        self.errno = errno.EIO
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
-        if name not in MUTATIONS:
+        if name not in MUTATIONS and name not in WRITES:
             return method
 
         def watched(*args: Any) -> Any:
             if self.crash_in == 0:
                 raise CrashError
+            if self.fail_in == 0:
+                raise StoreError.of("the disk", self.errno)
             self.crash_in -= 1
+            self.fail_in -= 1
             result = method(*args)
-            self.after()
+            if name in MUTATIONS:
+                self.after()
             return result
 
         return watched
@@ -112,18 +120,23 @@ class Mirror:
             self.engine.work(steps)
         except CrashError:
             self.crash()
+        except TroubleError:
+            if self.random.random() < 0.5:  # it may have been once only
+                self.store.fail_in = -1
 
     def save(self) -> None:
         try:
             self.engine.save()
         except CrashError:
             self.crash()
+        except StoreError:
+            self.store.fail_in = -1
 
     def drain(self) -> None:
         for thing in list(self.tree.things.values()):
             self.tree.flush(thing)
         self.tree.meanwhile = lambda: None
-        self.store.crash_in = -1
+        self.store.crash_in = self.store.fail_in = -1
         for _ in range(4):
             self.feed(1 << 30)
             self.engine.work(1 << 30)
@@ -192,7 +205,7 @@ def contents_of_site(store: MemoryStore) -> dict[bytes, Any]:
     return dict(show(root, b""))
 
 
-def run(seed: int, *, crashes: bool, tails: bool) -> Mirror:
+def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool = False) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows."""
     random = Random(seed)
     mirror = Mirror(random)
@@ -213,6 +226,9 @@ def run(seed: int, *, crashes: bool, tails: bool) -> Mirror:
             mirror.feed(random.randint(1, 8))
         if crashes and random.random() < 0.1:
             mirror.store.crash_in = random.randint(0, 6)
+        if faults and random.random() < 0.2:
+            mirror.store.fail_in = random.randint(0, 6)
+            mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
         mirror.work(random.randint(0, 10))
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
@@ -239,6 +255,12 @@ def assert_equal(mirror: Mirror, seed: int) -> None:
         if path == b"" and not mirror.tree.records:
             continue
         assert have[path] == what, f"seed {seed}: {path!r}"
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_site_that_fails_now_and_then_ends_equal(block: int) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        assert_equal(run(seed, faults=True, crashes=bool(seed % 2)), seed)
 
 
 @pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
