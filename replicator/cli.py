@@ -1,0 +1,409 @@
+"""The command `replicator`: arguments in, text and exit codes out.
+
+The only place that prints and exits. Every refusal is one line on standard error; what the codes
+mean stands in replicator(1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from mirrorfs.journal.control_client import ControlError
+from mirrorfs.journal.reader import NoJournalError, RecordsGoneError
+from mirrorfs.journal.record import SequenceNumber
+from mirrorfs.journal.segment import CorruptionError
+from replicator import waiting
+from replicator.config import (
+    RunSettings,
+    SiteSettings,
+    UsageError,
+    load,
+    load_volume,
+    parse_site_name,
+)
+from replicator.cursor import read_reports
+from replicator.site_state import SiteReport
+from replicator.status import StatusReader
+from replicator.status_report import VolumeReport, encode_status
+from replicator.status_text import render
+from replicator.stores.base import SiteMissingError, SiteRefusedError
+from replicator.verify import Finding, SiteResult, verify
+from replicator.view import SourceError, SourceRefusedError
+from replicator.wording import count
+
+EXIT_USAGE, EXIT_UNUSABLE, EXIT_REFUSED = 64, 66, 69
+EXIT_INTERNAL, EXIT_CORRUPT, EXIT_NOT_PERMITTED = 70, 74, 77
+
+_EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (NoJournalError, EXIT_UNUSABLE),
+    (RecordsGoneError, EXIT_UNUSABLE),
+    (CorruptionError, EXIT_CORRUPT),
+    (SiteMissingError, EXIT_UNUSABLE),
+    (SiteRefusedError, EXIT_REFUSED),
+    (SourceRefusedError, EXIT_UNUSABLE),
+    (SourceError, EXIT_UNUSABLE),
+    (ControlError, EXIT_UNUSABLE),
+    (PermissionError, EXIT_NOT_PERMITTED),
+    (OSError, EXIT_UNUSABLE),
+)
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+_REFRESH_SECONDS: Final = 1.0
+_LOG_SECONDS: Final = 60.0
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class NotPermittedError(Exception):
+    """A permission of ours is missing."""
+
+    exit_code = EXIT_NOT_PERMITTED
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    try:
+        code = cli.main(arguments, prog_name="replicator", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        _fail(error.format_message(), EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last resort, with its traceback
+        _fail(_text(error), _exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_code(error: Exception) -> int:
+    """What it ends the command with; what should never happen leaves its traceback."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return code
+    for kind, known in _EXIT_CODES:
+        if isinstance(error, kind):
+            return known
+    traceback.print_exception(error)
+    return EXIT_INTERNAL
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'error'}: {error.strerror}"
+    return str(error)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"replicator: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        print(f"replicator {metadata.version('mirrorfs')}")
+        context.exit()
+
+
+@click.group(context_settings=_CONTEXT)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Follow the journal of a volume and make every site equal to its source.
+
+    A volume is named by its TOML file, or by the directory of its journal.
+    """
+
+
+def _of_volume(command: Command) -> Command:
+    """The arguments that name a volume."""
+    command = click.argument("volume", metavar="[VOLUME.toml]", required=False)(command)
+    return click.option("--journal", metavar="DIR", help="The directory of the journal.")(command)
+
+
+def _with_sites(text: str, metavar: str = "NAME=URL") -> Callable[[Command], Command]:
+    return click.option("--site", "sites", multiple=True, metavar=metavar, help=text)
+
+
+@cli.command()
+@_of_volume
+@_with_sites("A site, beside those in the file. Repeatable.")
+def run(volume: str | None, journal: str | None, sites: tuple[str, ...]) -> int:
+    """Make the sites equal and keep them so, until SIGTERM or SIGINT.
+
+    At the first signal what is in the journal is still applied, a second one
+    ends it at once; the next start goes on from there. It stays in the
+    foreground and logs to standard error.
+
+    A site is a directory: URL is file:///DIRECTORY or its absolute path. A new
+    one must be empty and gets a copy of the source first; for others see
+    'replicator attach'. This version copies one file at a time for each site,
+    whatever 'workers' says.
+    """
+    settings = load(volume, journal, sites)
+    from replicator import daemon  # here: it loads the engine, others need not
+
+    return daemon.run(settings)
+
+
+@cli.command()
+@_of_volume
+@_with_sites("The site; NAME alone if the file has it.")
+@click.option("--adopt", is_flag=True, help="Take a directory that is not empty.")
+def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool) -> None:
+    """Prepare a site directory for its first 'replicator run'.
+
+    With --adopt a directory that is not empty is taken: what is equal there
+    stays, what differs is replaced, and what is surplus or replaced is moved to
+    .mirrorfs/kept at the site.
+    """
+    if len(sites) != 1:
+        raise UsageError("option '--site': one is needed: --site NAME=URL")
+    settings = _load_chosen(volume, journal, sites)
+    site = settings.sites[0]
+    from replicator import daemon  # here: it loads the engine, others need not
+
+    print(f"{site.name}: {daemon.attach(settings, site, adopt=adopt)}")
+
+
+@cli.command()
+@_of_volume
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object; see the manual.")
+@click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
+def status(volume: str | None, journal: str | None, as_json: bool, watch: bool) -> int:
+    """Say how the volume and its sites fare.
+
+    It reads the journal and the reports beside it, and works without any
+    daemon; what is old is called so.
+
+    Exit code 0: all is well; 1: a warning: a site is far behind, steps failed,
+    a replicator or mirrorfs does not run, an initial copy is not complete;
+    2: critical: a site is halted, something is corrupt.
+    """
+    if as_json and watch:
+        raise UsageError("option '--watch': not together with --json")
+    with StatusReader(load_volume(volume, journal)) as reader:
+        if watch:
+            return _watch(reader)
+        report = reader.read()
+    if as_json:
+        print(encode_status(report).decode())
+    else:
+        _print_status(report)
+    return report.severity
+
+
+@cli.command("verify")
+@_of_volume
+@_with_sites("A site; NAME alone if it is known. Repeatable. Else: all that are known.")
+@click.option("--full", is_flag=True, help="Compare everything: the only way for now, needed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def verify_command(
+    volume: str | None, journal: str | None, sites: tuple[str, ...], full: bool, as_json: bool
+) -> int:
+    """Compare the source with its sites, exactly.
+
+    Content, type, mode, owner, times of modification, links, devices, extended
+    attributes and ACLs. It may run beside jobs and replicator: a place that is
+    just being changed is looked at again when the site had time to follow, and
+    counted as 'in flight' if it did not.
+
+    Exit code 0: no difference; 1: there are differences.
+    """
+    if not full:
+        raise UsageError("option '--full': missing: it is the only comparison of this version")
+    if sites:
+        settings = _load_chosen(volume, journal, sites)
+    else:
+        settings = load_volume(volume, journal)
+        known = settings.sites or tuple(_reported(settings.journal).values())
+        settings = RunSettings(settings.journal, known)
+    if not settings.sites:
+        raise UsageError("option '--site': missing: no site has ever been replicated to")
+    if os.geteuid() != 0:
+        raise NotPermittedError("verify: not permitted: only root can read everything")
+    shower = _Shower(as_json)
+    with shower:
+        results = verify(settings.journal, list(settings.sites), shower.found, shower.progress)
+    return _conclude(results, as_json)
+
+
+@cli.command("wait")
+@click.option("--journal", metavar="DIR", help="The directory of the journal.")
+@_with_sites("The site. Repeatable: all of them.", metavar="NAME")
+@click.option("--timeout", type=click.FloatRange(0), metavar="SEC", help="Give up after this.")
+@click.argument("arguments", metavar="[VOLUME.toml] now|SEQUENCE", nargs=-1)
+def wait_command(
+    journal: str | None, sites: tuple[str, ...], timeout: float | None, arguments: tuple[str, ...]
+) -> int:
+    """Wait until a site has everything up to now, or up to a record.
+
+    "Up to now" is every change made before the command was started: for the
+    end of batch scripts.
+
+    Exit code 0: the site has it; 1: not within the time; 2: it cannot get there
+    without an operator: steps failed, the site is halted.
+    """
+    if not 1 <= len(arguments) <= 2:
+        raise UsageError("arguments: [VOLUME.toml] and 'now' or the sequence of a record")
+    *files, target = arguments
+    wanted = None if target == "now" else _sequence(target)
+    settings = load_volume(files[0] if files else None, journal)
+    names = [parse_site_name(site.partition("=")[0]) for site in sites]
+    names = names or [site.name for site in settings.sites]
+    if not names:
+        raise UsageError("option '--site': missing: --site NAME")
+    answers = waiting.wait(settings.journal, names, wanted, timeout)
+    for answer in answers:
+        if answer.outcome is not waiting.Outcome.REACHED:
+            print(f"replicator: site {answer.site}: {answer.reason}", file=sys.stderr)
+    return max(answer.outcome or 0 for answer in answers)
+
+
+def _sequence(text: str) -> SequenceNumber:
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"argument '{text}': 'now' or the sequence of a record is allowed")
+    return SequenceNumber(int(text))
+
+
+def _load_chosen(volume: str | None, journal: str | None, texts: Sequence[str]) -> RunSettings:
+    """The settings with only the sites named: NAME=URL, or NAME of one that is known."""
+    settings = load_volume(volume, journal)
+    known = {**_reported(settings.journal), **{site.name: site for site in settings.sites}}
+    chosen: list[SiteSettings] = []
+    for text in texts:
+        if "=" in text:
+            chosen += load_volume(None, settings.journal, [text]).sites
+            continue
+        name = parse_site_name(text)
+        if name not in known:
+            among = f" of {', '.join(sorted(known))}" if known else ""
+            raise UsageError(f"option '--site': {name}: not known: NAME=URL, or one{among}")
+        chosen.append(known[name])
+    return RunSettings(settings.journal, tuple(chosen))
+
+
+def _reported(journal: str) -> dict[str, SiteSettings]:
+    """The sites a replicator has reported on."""
+    found: dict[str, SiteSettings] = {}
+    for name, report in read_reports(journal).items():
+        if isinstance(report, SiteReport):
+            found[name] = load_volume(None, journal, [f"{name}={report.url}"]).sites[0]
+    return found
+
+
+# showing -----------------------------------------------------------------------------------------
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _print_status(report: VolumeReport) -> None:
+    console = _console()
+    if console.is_terminal:
+        console.print(render(report))
+        return
+    with console.capture() as captured:
+        console.print(render(report))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _watch(reader: StatusReader) -> int:
+    console = _console()
+    try:
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                live.update(render(reader.read()), refresh=True)
+                time.sleep(_REFRESH_SECONDS)
+    except KeyboardInterrupt:
+        return 0
+
+
+class _Shower:
+    """Prints what a verification finds, and on a terminal how far it is."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = _console(stderr=True)
+        self._live = self._console.is_terminal and not as_json
+        self._began = self._shown = time.monotonic()
+
+    def __enter__(self) -> _Shower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def found(self, finding: Finding) -> None:
+        """A place that differs."""
+        self._clear()
+        if self._as_json:
+            value = {
+                "site": finding.site,
+                "path": finding.path,
+                "difference": finding.difference,
+                "in_flight": finding.in_flight,
+            }
+            print(json.dumps(value))
+        else:
+            flight = " (in flight)" if finding.in_flight else ""
+            print(f"{finding.site}: {finding.path}: {finding.difference}{flight}")
+
+    def progress(self, site: str, entries: int) -> None:
+        """So many entries of the source were compared with that site."""
+        now = time.monotonic()
+        if now - self._shown < (_REFRESH_SECONDS if self._live else _LOG_SECONDS):
+            return
+        self._shown = now
+        rate = entries / max(now - self._began, 0.001)
+        text = f"{site}: {count(entries, 'place')} compared, {rate:,.0f} a second"
+        if self._live:
+            text = text[: self._console.width - 1]
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif not self._as_json:
+            print(text, file=sys.stderr)
+
+    def _clear(self) -> None:
+        if self._live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _conclude(results: Sequence[SiteResult], as_json: bool) -> int:
+    differences = sum(result.differences for result in results)
+    in_flight = sum(result.in_flight for result in results)
+    entries = max(result.entries for result in results)
+    if as_json:
+        value = {
+            "sites": len(results),
+            "entries": entries,
+            "differences": differences,
+            "in_flight": in_flight,
+        }
+        print(json.dumps(value))
+    else:
+        for result in results:
+            if result.in_flight:
+                print(f"{result.site}: {count(result.in_flight, 'place')} in flight, not counted")
+        sites = "1 site" if len(results) == 1 else f"{len(results)} sites"
+        print(f"{sites}, {entries} entries, {differences} differences")  # programs read it
+    return 1 if differences else 0

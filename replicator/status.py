@@ -1,0 +1,259 @@
+"""How a volume and its sites fare, from the disk: the journal's head and the reports beside it.
+
+Works without any daemon and says when what it tells is old. Only mirrorfs is asked, if it runs,
+whether it is mounted. What is critical, a warning or neither is decided here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import Final
+
+from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError, Status
+from mirrorfs.journal.reader import JournalReader, RecordsGoneError
+from mirrorfs.journal.record import SequenceNumber
+from mirrorfs.journal.segment import CorruptionError
+from replicator.config import RunSettings, SiteSettings
+from replicator.cursor import read_reports
+from replicator.lag import eta_seconds, lag_seconds
+from replicator.site_state import HeldStep, Phase, SiteReport, StateError
+from replicator.standing import Standing, standing, why_silent
+from replicator.status_report import (
+    HeldStatus,
+    Problem,
+    Severity,
+    SiteStatus,
+    VolumeReport,
+    VolumeStatus,
+)
+from replicator.wording import count, escaped, moment, span
+
+LAG_SECONDS_MAX: Final = 300.0
+"""A site further behind is a warning."""
+
+_CONTROL_SECONDS: Final = 2.0
+
+
+class StatusReader:
+    """Reads the status of a volume, again and again if asked to; a context manager."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        """`settings.sites` are shown even if nothing was heard of them. NoJournalError, OSError."""
+        self._settings = settings
+        self._reader: JournalReader | None = None
+        self._corrupt: CorruptionError | None = None
+        self._times: dict[int, int] = {}
+        try:
+            self._reader = JournalReader(settings.journal)
+        except CorruptionError as error:
+            self._corrupt = error
+
+    def __enter__(self) -> StatusReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def read(self) -> VolumeReport:
+        """The status now. OSError."""
+        now_ns = time.time_ns()
+        volume = self._volume()
+        reports = read_reports(self._settings.journal)
+        sites = [
+            self._site(each, reports.pop(each.name, None), now_ns) for each in self._settings.sites
+        ]
+        for name, report in reports.items():
+            url = report.url if isinstance(report, SiteReport) else ""
+            sites.append(self._site(SiteSettings(name, url, ""), report, now_ns))
+        problems = [*volume.problems, *(each for site in sites for each in site.problems)]
+        return VolumeReport(
+            severity=max((each.severity for each in problems), default=Severity.OK),
+            time=moment(now_ns),
+            volume=volume,
+            sites=tuple(sites),
+        )
+
+    # the volume --------------------------------------------------------------------------------
+
+    def _volume(self) -> VolumeStatus:
+        journal = self._settings.journal
+        problems: list[Problem] = []
+        told, mounted = _ask(journal)
+        if mounted is False:
+            problems.append(_warning("mirrorfs is not mounted: changes go without records"))
+        if told is not None and told.degraded is not None:
+            problems.append(_warning(f"mirrorfs is degraded: {told.degraded}"))
+        head = self._head()
+        header = None if self._reader is None else self._reader.header
+        if self._corrupt is not None:
+            problems.append(_critical(f"the journal is corrupt: {self._corrupt}"))
+        return VolumeStatus(
+            journal=escaped(os.fsencode(journal)),
+            source=None if header is None else escaped(header.source.path),
+            uuid=None if header is None else str(uuid.UUID(bytes=header.volume)),
+            head=head,
+            mounted=mounted,
+            mountpoint=None if told is None else escaped(told.mountpoint),
+            degraded=None if told is None else told.degraded,
+            problems=tuple(problems),
+        )
+
+    def _head(self) -> SequenceNumber | None:
+        if self._reader is None:
+            return None
+        try:
+            return self._reader.head()
+        except CorruptionError as error:
+            self._corrupt = error
+            return None
+
+    # a site ------------------------------------------------------------------------------------
+
+    def _site(
+        self, settings: SiteSettings, report: SiteReport | StateError | None, now_ns: int
+    ) -> SiteStatus:
+        name = settings.name
+        if report is None:
+            told = f"site {name}: no replicator has ever reported on it"
+            return SiteStatus(
+                site=name, url=settings.url, state="never ran", problems=(_warning(told),)
+            )
+        if isinstance(report, StateError):
+            told = f"site {name}: its report {report}"
+            return SiteStatus(
+                site=name, url=settings.url, state="unreadable", problems=(_critical(told),)
+            )
+        silent = why_silent(report, now_ns)
+        at, reader = None, self._reader
+        if reader is not None and self._corrupt is None:
+            at = standing(reader, report.state)
+        lag = None if at is None else self._lag(report, at, silent is None, now_ns)
+        held = report.state.held
+        failed = tuple(_held(step) for step in held if not step.waiting)
+        waiting = tuple(_held(step) for step in held if step.waiting)
+        behind = None
+        if reader is not None and at is not None and at.working >= 0:
+            done = _working_now(report, at) if silent is None else at.working
+            behind = max(0, reader.head() - done)
+        rate = report.records_per_second if silent is None else 0.0
+        return SiteStatus(
+            site=name,
+            url=report.url,
+            state=report.phase,
+            reason=_reason(report, at),
+            running=silent is None,
+            host=report.host,
+            pid=report.pid,
+            updated=moment(report.updated_ns),
+            since=moment(report.phase_ns),
+            since_seconds=max(0, now_ns - report.phase_ns) / 1e9,
+            working=at.working if at is not None and at.working >= 0 else None,
+            clean=at.clean if at is not None and at.clean >= 0 else None,
+            lag_records=behind,
+            lag_seconds=lag,
+            lag_p50_seconds=report.lag_p50,
+            lag_p99_seconds=report.lag_p99,
+            queue=report.queue,
+            records_per_second=rate,
+            eta_seconds=None if behind is None else eta_seconds(behind, rate),
+            failed=len(failed),
+            waiting=len(waiting),
+            failed_steps=failed,
+            waiting_steps=waiting,
+            counters=report.counters,
+            problems=tuple(_problems(report, at, silent, lag, len(failed))),
+        )
+
+    def _lag(self, report: SiteReport, at: Standing, running: bool, now_ns: int) -> float | None:
+        """Age of the oldest record that was not worked on; None: cannot be told."""
+        if at.working < 0 or self._reader is None:
+            return None
+        if running and report.oldest_ns:
+            return lag_seconds(report.oldest_ns, now_ns)
+        done = _working_now(report, at) if running else at.working
+        if done >= self._reader.head():
+            return 0.0
+        oldest_ns = self._time_of(self._reader, SequenceNumber(done + 1))
+        if oldest_ns is None:
+            return None
+        if running and oldest_ns > report.updated_ns:
+            return 0.0  # nothing waited when it reported
+        return lag_seconds(oldest_ns, now_ns)
+
+    def _time_of(self, reader: JournalReader, sequence: SequenceNumber) -> int | None:
+        if sequence not in self._times:
+            try:
+                reader.seek(sequence)
+                records = reader.poll(1)
+            except (RecordsGoneError, CorruptionError):
+                return None
+            if not records:
+                return None
+            self._times = {sequence: records[0].time_ns}
+        return self._times[sequence]
+
+
+def _ask(journal: str) -> tuple[Status | None, bool | None]:
+    """What mirrorfs says of itself, and whether it runs (None: cannot be told)."""
+    try:
+        with ControlClient(journal, _CONTROL_SECONDS) as client:
+            return client.status(), True
+    except NotRunningError:
+        return None, False
+    except (ControlError, OSError):
+        return None, None
+
+
+def _working_now(report: SiteReport, at: Standing) -> int:
+    """Up to where a running replicator has worked: its saved cursor may be seconds old."""
+    return at.working if report.oldest_ns else max(at.working, report.read)
+
+
+def _reason(report: SiteReport, at: Standing | None) -> str:
+    if at is not None and at.reason:
+        return f"an initial copy is due: {at.reason}"
+    return report.reason
+
+
+def _problems(
+    report: SiteReport, at: Standing | None, silent: str | None, lag: float | None, failed: int
+) -> list[Problem]:
+    site = f"site {report.site}"
+    found = []
+    if report.phase == Phase.HALTED.value:
+        found.append(_critical(f"{site} is halted: {report.reason}"))
+    elif silent is not None:
+        found.append(_warning(f"{site}: its replicator is {silent}"))
+    elif report.phase == Phase.BACKING_OFF.value:
+        found.append(_warning(f"{site} is backing off: {report.reason}"))
+    if at is not None and at.working < 0:
+        what = "is not complete" if not at.reason else f"is due: {at.reason}"
+        found.append(_warning(f"{site}: the initial copy {what}"))
+    if lag is not None and lag > LAG_SECONDS_MAX:
+        found.append(_warning(f"{site} is {span(lag)} behind"))
+    if failed:
+        found.append(_warning(f"{site}: {count(failed, 'step')} failed"))
+    return found
+
+
+def _held(step: HeldStep) -> HeldStatus:
+    return HeldStatus(
+        kind=step.kind,
+        path=None if step.path is None else "/" + escaped(step.path),
+        sequence=step.sequence,
+        error=step.error,
+        tries=step.tries,
+        since=moment(step.since_ns),
+        next_try=moment(step.due_ns),
+    )
+
+
+def _warning(text: str) -> Problem:
+    return Problem(severity=Severity.WARNING, text=text)
+
+
+def _critical(text: str) -> Problem:
+    return Problem(severity=Severity.CRITICAL, text=text)

@@ -1,0 +1,124 @@
+"""The status of a volume on one screen of 80 columns.
+
+Turns values into something to show; reads nothing and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from replicator.status_report import (
+    HeldStatus,
+    Problem,
+    Severity,
+    SiteStatus,
+    VolumeReport,
+    VolumeStatus,
+)
+from replicator.wording import count, lag, span
+
+_STEPS_SHOWN: Final = 3
+_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
+_VERDICTS: Final = {Severity.OK: "ok", Severity.WARNING: "warning", Severity.CRITICAL: "CRITICAL"}
+
+Row = tuple[str, str, str]
+"""Label, text, style."""
+
+
+def render(report: VolumeReport) -> RenderableType:
+    """The report as rich shows it."""
+    parts: list[RenderableType] = [_grid(_volume_rows(report.volume))]
+    for site in report.sites:
+        worst = max((each.severity for each in site.problems), default=0)
+        title = Text(f"\nsite {site.site}", style=f"bold {_STYLES[Severity(worst)]}")
+        title.append(f"  {site.url}", style="not bold default")
+        parts += [title, _grid(_site_rows(site))]
+    if not report.sites:
+        parts.append(Text("\nno site yet: 'replicator run' names them"))
+    problems = [*report.volume.problems, *(each for site in report.sites for each in site.problems)]
+    parts.append(_verdict(report, problems))
+    return Group(*parts)
+
+
+def _grid(rows: Iterator[Row]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=10)
+    grid.add_column(overflow="fold")
+    for label, text, style in rows:
+        grid.add_row(Text(f"  {label}", style="dim"), Text(text, style=style))
+    return grid
+
+
+def _volume_rows(volume: VolumeStatus) -> Iterator[Row]:
+    yield "source", volume.source or "not known", ""
+    head = "" if volume.head is None else f", head {volume.head:,}"
+    yield "journal", f"{volume.journal}{head}", ""
+    if volume.degraded is not None:
+        yield "mirrorfs", f"DEGRADED: {volume.degraded}", _STYLES[Severity.WARNING]
+    elif volume.mounted:
+        yield "mirrorfs", f"mounted at {volume.mountpoint}", ""
+    elif volume.mounted is None:
+        yield "mirrorfs", "cannot be asked", ""
+    else:
+        yield "mirrorfs", "not mounted", _STYLES[Severity.WARNING]
+
+
+def _site_rows(site: SiteStatus) -> Iterator[Row]:
+    since = "" if site.since_seconds is None else f" for {span(site.since_seconds)}"
+    reason = f": {site.reason}" if site.reason else ""
+    yield "state", f"{site.state}{since}{reason}", "" if site.running else "yellow"
+    if site.pid is None:
+        return
+    if site.running:
+        yield "by", f"process {site.pid} on {site.host}", "dim"
+    else:
+        yield "by", f"nobody; process {site.pid} on {site.host}, until {site.updated}", "yellow"
+    yield "cursor", _cursors(site), ""
+    yield "lag", _lags(site), ""
+    rate = f"{site.records_per_second or 0:,.1f} records/s"
+    if site.eta_seconds:
+        rate += f", caught up in {span(site.eta_seconds)}"
+    yield "work", f"{count(site.queue or 0, 'place')} in the queue, {rate}", ""
+    if site.failed:
+        yield "failed", "\n".join(_steps(site.failed_steps)), _STYLES[Severity.CRITICAL]
+    if site.waiting:
+        yield "waiting", f"{count(site.waiting, 'step')}, for a writer to close its file", ""
+
+
+def _cursors(site: SiteStatus) -> str:
+    if site.working is None:
+        return "none before the initial copy is complete"
+    clean = "none" if site.clean is None else f"{site.clean:,}"
+    return f"working {site.working:,}, clean {clean}"
+
+
+def _lags(site: SiteStatus) -> str:
+    parts = [f"{lag(site.lag_seconds)} now"]
+    if site.lag_records:
+        parts[0] += f" ({count(site.lag_records, 'record')})"
+    if site.lag_p50_seconds is not None:
+        half, most = lag(site.lag_p50_seconds), lag(site.lag_p99_seconds)
+        parts.append(f"last hour: p50 {half}, p99 {most}")
+    return "; ".join(parts)
+
+
+def _steps(steps: Sequence[HeldStatus]) -> Iterator[str]:
+    yield count(len(steps), "step")
+    for step in steps[:_STEPS_SHOWN]:
+        tries = "1 try" if step.tries == 1 else f"{step.tries} tries"
+        yield f"{step.path or step.kind}: {step.error} ({tries})"
+    if len(steps) > _STEPS_SHOWN:
+        yield f"and {len(steps) - _STEPS_SHOWN:,} more"
+
+
+def _verdict(report: VolumeReport, problems: Sequence[Problem]) -> Text:
+    severity = Severity(report.severity)
+    text = Text(f"\n{_VERDICTS[severity]}", style=_STYLES[severity])
+    for problem in sorted(problems, key=lambda each: -each.severity):
+        text.append(f"\n  {problem.text}", style=_STYLES[Severity(problem.severity)])
+    return text

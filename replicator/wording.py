@@ -1,0 +1,64 @@
+"""Values as people read them: names, numbers, spans of time.
+
+Pure. It does not know what the values mean, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+
+_SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def escaped(name: bytes) -> str:
+    r"""A name or path as text without loss: what is not printable UTF-8, and a backslash,
+    becomes \xNN."""
+    parts = []
+    for sign in name.decode("utf-8", errors="surrogateescape"):
+        if sign != "\\" and sign.isprintable():
+            parts.append(sign)
+        else:
+            raw = sign.encode("utf-8", errors="surrogateescape")
+            parts.append("".join(f"\\x{byte:02x}" for byte in raw))
+    return "".join(parts)
+
+
+def count(number: int, what: str) -> str:
+    """`1 record`, `12,345 records`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def lag(seconds: float | None) -> str:
+    """A lag with as many digits as it deserves; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms" if seconds else "0 s"
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
+
+
+def span(seconds: float) -> str:
+    """A span of time in its largest unit and the next: `3 s`, `4 min 10 s`, `2 d 5 h`."""
+    left = max(0, round(seconds))
+    words: list[str] = []
+    for size, unit in _SPANS:
+        if left >= size and len(words) < 2:
+            words.append(f"{left // size} {unit}")
+            left %= size
+        elif words:
+            return words[0]
+    if len(words) < 2 and (left or not words):
+        words.append(f"{left} s")
+    return " ".join(words)
+
+
+def moment(time_ns: int) -> str:
+    """A time in UTC to the second; `never` for 0."""
+    if not time_ns:
+        return "never"
+    try:
+        at = datetime.datetime.fromtimestamp(time_ns // 1_000_000_000, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ns} ns"
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
