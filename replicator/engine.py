@@ -34,6 +34,8 @@ from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
 _UNSURE = Mode(sure=False)
+_ESCAPED = Mode(sure=False, escaped=True)
+_ESCAPE_NS = 1_000_000_000
 _LIMBO_NS = 10_000_000_000
 
 
@@ -71,6 +73,38 @@ class Surroundings:
     random: Random
 
 
+class Escape:
+    """What moves while a reconcile is under way may be missed by it, in both of its places.
+
+    So until every record of that time was applied, what arrives somewhere is compared again. The
+    record of a move may be appended a moment after the move could be seen.
+    """
+
+    def __init__(self, world: Surroundings) -> None:
+        self._world = world
+        self._closes_ns: int | None = None
+        self._until: SequenceNumber | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether records of that time are still to be applied."""
+        return self._closes_ns is not None
+
+    def begin(self) -> None:
+        """A reconcile has just ended."""
+        self._closes_ns = self._world.clock_ns() + _ESCAPE_NS
+        self._until = None
+
+    def passed(self, working: SequenceNumber) -> None:
+        """The working cursor has come so far."""
+        if self._closes_ns is None or self._world.clock_ns() < self._closes_ns:
+            return
+        if self._until is None:
+            self._until = self._world.head()
+        if working >= self._until:
+            self._closes_ns = None
+
+
 class Engine:
     """Applies one journal to one site."""
 
@@ -89,12 +123,21 @@ class Engine:
         working = SequenceNumber(state.working)
         self.plan = Plan(working, Tag(int(state.tag, 16)))
         self.step = Step(
-            source, store, self.plan, incarnations, held=self._held_places, sleep=world.sleep
+            source,
+            store,
+            self.plan,
+            incarnations,
+            held=self._held_places,
+            released=lambda identity: self._held.pop(("object", b"", b"", identity), None),
+            sleep=world.sleep,
         )
         self.reconciler = Reconciler(self.step, world.tick)
         self._held = {step.key: step for step in state.held}
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
+        self._escape = Escape(world)
+        if state.escaping:
+            self._escape.begin()
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
@@ -156,8 +199,10 @@ class Engine:
         self._unsaved = True
         try:
             self._carry_out(item)
-            for place, error in self.reconciler.settle_doubts():
-                self._hold(PlaceItem(place, position), error)
+            if self.step.bench.doubt:
+                for place, error in self.reconciler.settle_doubts():
+                    self._hold(PlaceItem(place, position), error)
+                self._escape.begin()
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error)
         except (StoreError, SourceError) as error:
@@ -183,6 +228,7 @@ class Engine:
                 item.directory, whole=item.whole, adopt=adopt
             ):
                 self._hold(PlaceItem(place, item.position), error)
+            self._escape.begin()
             if initial:
                 self.state.initial = self.state.adopt = False
 
@@ -192,7 +238,9 @@ class Engine:
             return Mode(trust=False, exact=True)
         if self._recopy is not None and item.position[0] <= self._recopy[0]:
             return self._recopy[1]
-        return NORMAL if not self.plan.reconciles else _UNSURE
+        if self._escape.open:
+            return _ESCAPED
+        return _UNSURE if self.plan.reconciles else NORMAL
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""
@@ -300,6 +348,7 @@ class Engine:
             del self._tags[0]
         state.tag = f"{self._tags[0][1]:016x}"
         state.held = self.held
+        state.escaping = self._escape.open
         state.clean = clean_cursor(working, state.held, initial=state.initial)
         state.boot, state.stopped = self._world.boot, stopped
         state.saved_ns = self._world.clock_ns()

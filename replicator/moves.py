@@ -42,6 +42,7 @@ class Mode:
     Attributes:
         trust: records tell everything that has changed.
         sure: they tell every change of content, at least.
+        escaped: what moves may have been missed by a reconcile that was under way.
         keep: what is removed goes to `kept`.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
@@ -50,6 +51,7 @@ class Mode:
 
     trust: bool = True
     sure: bool = True
+    escaped: bool = False
     keep: bool = False
     adopt: bool = False
     exact: bool = False

@@ -94,6 +94,7 @@ class SiteState(msgspec.Struct, kw_only=True):
             is not complete.
         initial: the initial copy is to be made, or is not complete.
         adopt: the initial copy may adopt what was there.
+        escaping: a reconcile has ended shortly before: what has moved meanwhile is compared again.
         boot: boot id of the host that wrote this; with `stopped` false and another boot id, what
             was copied after `working` may be lost.
     """
@@ -107,6 +108,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     clean: int
     initial: bool = False
     adopt: bool = False
+    escaping: bool = False
     held: list[HeldStep] = []
     boot: str = ""
     stopped: bool = False
@@ -198,5 +200,3 @@ def backoff_seconds(tries: int, jitter: float) -> float:
     `jitter` (0 to 1) takes up to a quarter off, so that many sites do not come back at once.
     """
     return float(min(BACKOFF_SECONDS_MAX, 2.0 ** max(0, tries - 1)) * (1 - jitter / 4))
-
-

@@ -44,6 +44,7 @@ class Step:
         incarnations: Incarnations,
         *,
         held: Callable[[ObjectId], Iterable[Place]],
+        released: Callable[[ObjectId], None],
         sleep: Callable[[float], None],
     ) -> None:
         """Step on `source`, `store` and `plan`.
@@ -51,6 +52,7 @@ class Step:
         Args:
             incarnations: those of the journal.
             held: places of an object whose step failed or waits.
+            released: told of an object that was made true on the way to something else.
             sleep: waits that many seconds.
         """
         names = NameTable(store)
@@ -62,6 +64,7 @@ class Step:
         self._store = store
         self._plan = plan
         self._held = held
+        self._released = released
         self._sleep = sleep
 
     @property
@@ -168,6 +171,8 @@ class Step:
         self._object_done(found)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
+        if found.links <= 1:
+            self._released(found.id)
         settled = self._plan.hints(found.id).settled_ctime_ns == found.ctime_ns
         if settled and mark.ctime_ns != found.ctime_ns and stat.S_ISREG(found.mode):
             # only names or attributes moved the change time: a later reconcile need not copy it
@@ -188,6 +193,8 @@ class Step:
         if copy is not None:
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1
+            if mode.escaped:
+                self.bench.doubt.add(found.id)
         else:
             staged = self._store.stage(found.attributes(), None, self._mark(found))
             self.bench.map.forget(found.id)
@@ -429,6 +436,7 @@ class Step:
                     self.bench.names.discard(found.id, copy.place)
         self.moves.leave_limbo(found.id)
         self._plan.object_done(found.id)
+        self._released(found.id)
 
     def _unify(self, found: SourceObject, copy: Copy, place: Place) -> None:
         """Names of one object must be one object at the site: all names of the newest copy."""
