@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.05
 _SLICE_STEPS = 16
 _PLAN_MAX = 20_000
+_AHEAD_MAX = 200_000
 _READ_MAX = 4096
 _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
@@ -270,7 +271,7 @@ class SiteDriver:
         """Read on, as far as the plan has room; how many records."""
         reader = self._reader
         assert reader is not None, "opened"
-        if len(engine.plan) >= _PLAN_MAX:
+        if len(engine.plan) >= _PLAN_MAX or len(self._times) >= _AHEAD_MAX:
             return 0
         records = reader.poll(_READ_MAX)
         if not records:
