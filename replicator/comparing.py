@@ -151,6 +151,7 @@ class Comparer:
         self.source = source
         self.site = site
         self._links = Links()
+        self._buffers = bytearray(_CHUNK_BYTES), bytearray(_CHUNK_BYTES)
 
     def look(self, path: Path, directories: tuple[int, int] | None = None) -> Seen:
         """Compare what stands there now. An error of either side is a difference.
@@ -188,7 +189,7 @@ class Comparer:
             *_attributes(one, other),
             *_xattrs(here.fd, there.fd),
             *(self._links_differ(path, one, other) if here.kind != stat.S_IFDIR else ()),
-            *_content(here, one, there, other),
+            *_content(here, one, there, other, self._buffers),
         ]
         return "; ".join(found) or None
 
@@ -285,7 +286,11 @@ def _xattrs(here: int, there: int) -> Iterator[str]:
 
 
 def _content(
-    here: _Side, one: os.stat_result, there: _Side, other: os.stat_result
+    here: _Side,
+    one: os.stat_result,
+    there: _Side,
+    other: os.stat_result,
+    buffers: tuple[bytearray, bytearray],
 ) -> Iterator[str]:
     if here.kind == stat.S_IFLNK:
         if os.readlink(b"", dir_fd=here.fd) != os.readlink(b"", dir_fd=there.fd):
@@ -293,18 +298,17 @@ def _content(
     elif here.kind == stat.S_IFREG:
         if one.st_size != other.st_size:
             yield f"content differs: {one.st_size} bytes, {other.st_size} at the site"
-        elif not _same_bytes(here.fd, there.fd, one.st_size):
+        elif not _same_bytes(here.fd, there.fd, one.st_size, buffers):
             yield "content differs"
 
 
-def _same_bytes(here: int, there: int, size: int) -> bool:
+def _same_bytes(here: int, there: int, size: int, buffers: tuple[bytearray, bytearray]) -> bool:
     """Compare two files of that size; where both have holes nothing is read."""
     with contextlib.ExitStack() as opened:
         fds = []
         for fd in (here, there):
             fds.append(os.open(path_of(fd), _CONTENT))
             opened.callback(os.close, fds[-1])
-        buffers = bytearray(_CHUNK_BYTES), bytearray(_CHUNK_BYTES)
         offset = 0
         while offset < size:
             offset = max(offset, min(_next_data(fd, offset, size) for fd in fds))

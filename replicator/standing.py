@@ -51,8 +51,10 @@ def standing(reader: JournalReader, state: SiteState) -> Standing:
 def why_silent(report: SiteReport, now_ns: int) -> str | None:
     """Why no replicator works on that site now; None if one does."""
     age = max(0, now_ns - report.updated_ns) / 1e9
-    if report.phase in (Phase.STOPPED.value, Phase.HALTED.value):
-        return f"not running: {report.phase} {span(age)} ago"
+    if report.phase == Phase.HALTED.value:
+        return f"not running: halted {span(age)} ago"
+    if report.state.stopped or report.phase == Phase.STOPPED.value:
+        return f"not running: stopped {span(age)} ago"
     if _is_gone(report):
         return f"not running: process {report.pid} ended without stopping, {span(age)} ago"
     if age > STALE_SECONDS:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +42,7 @@ def render(report: VolumeReport) -> RenderableType:
     if not report.sites:
         parts.append(Text("\nno site yet: 'replicator run' names them"))
     problems = [*report.volume.problems, *(each for site in report.sites for each in site.problems)]
-    parts.append(_verdict(report, problems))
+    parts += _verdict(report, problems)
     return Group(*parts)
 
 
@@ -116,9 +117,9 @@ def _steps(steps: Sequence[HeldStatus]) -> Iterator[str]:
         yield f"and {len(steps) - _STEPS_SHOWN:,} more"
 
 
-def _verdict(report: VolumeReport, problems: Sequence[Problem]) -> Text:
+def _verdict(report: VolumeReport, problems: Sequence[Problem]) -> Iterator[RenderableType]:
     severity = Severity(report.severity)
-    text = Text(f"\n{_VERDICTS[severity]}", style=_STYLES[severity])
+    yield Text(f"\n{_VERDICTS[severity]}", style=_STYLES[severity])
     for problem in sorted(problems, key=lambda each: -each.severity):
-        text.append(f"\n  {problem.text}", style=_STYLES[Severity(problem.severity)])
-    return text
+        text = Text(problem.text, style=_STYLES[Severity(problem.severity)], overflow="fold")
+        yield Padding(text, (0, 0, 0, 2))

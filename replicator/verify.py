@@ -1,8 +1,10 @@
 """Compare the source with its sites, exactly and as a whole, while both may be changing.
 
 A place that differs is looked at again when the site has everything that was in the journal when
-the difference was seen; it is reported if neither side was touched in between. So changes under way
-are not taken for faults, and faults not for changes under way. Nothing is changed here.
+the difference was seen; it is reported if neither side was touched in between. If the site does not
+get that far, a difference is still one where no record that is left to apply touches the place. So
+changes under way are not taken for faults, nor faults for changes under way. Nothing is changed
+here.
 
 A walk of a tree that is being changed may miss what moves from where it was not yet to where it
 was already; what is reported is true all the same.
@@ -22,8 +24,8 @@ from typing import Final
 import msgspec
 
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
-from mirrorfs.journal.reader import JournalReader
-from mirrorfs.journal.record import SequenceNumber, handle_id
+from mirrorfs.journal.reader import JournalReader, RecordsGoneError
+from mirrorfs.journal.record import Change, Reconcile, SequenceNumber, handle_id
 from mirrorfs.journal.segment import Header
 from replicator import system_calls
 from replicator.comparing import Comparer, Path, Seen, Tree, shown
@@ -49,6 +51,7 @@ PATIENCE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.05
 _SUSPECTS_MAX: Final = 1000
 _ROUNDS_MAX: Final = 10
+_RECORDS_MAX: Final = 200_000
 _OPEN_FILE_NS: Final = 60_000_000_000
 """What was written to a file that stays open has a record after less than this."""
 
@@ -84,10 +87,16 @@ class _Suspect:
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Where the site was at a moment; `passed`: it had all that was asked for."""
+    """Where the site was at a moment.
 
-    passed: bool
+    Attributes:
+        held: steps that it could not do.
+        touched: ids of the objects that records it has still to apply are about, and of the
+            directories of their places; None: of any.
+    """
+
     held: list[HeldStep]
+    touched: frozenset[bytes] | None
 
 
 class SiteVerifier:
@@ -207,8 +216,15 @@ class SiteVerifier:
 
     def _decide(self, suspect: _Suspect, seen: Seen, position: _Position) -> None:
         """It differs, and nobody has touched it since it was seen to differ."""
-        step = self._held(suspect.path, position.held)
-        in_flight = not position.passed or self._may_be_open(seen)
+        ids = list(self._ids(suspect.path))
+        place = (
+            ids[max(0, len(suspect.path) - 1) :] or ids[-1:]
+        )  # directory and object, if they exist
+        if position.touched is None or not position.touched.isdisjoint(place):
+            in_flight = True
+        else:
+            in_flight = self._may_be_open(seen)
+        step = _held(suspect.path, ids, position.held)
         if step is not None and step.waiting:
             in_flight = True
         elif step is not None:
@@ -242,15 +258,34 @@ class SiteVerifier:
         """Wait until the site has worked on everything up to `head`, while there is hope."""
         while True:
             state = self._state()
+            working = -1 if state is None else standing(self._reader, state).working
             held = [] if state is None else state.held
-            if state is not None and standing(self._reader, state).working >= head:
-                return _Position(True, held)
-            if time.monotonic() >= deadline:
+            if working >= head:
+                return _Position(held, frozenset())
+            late = time.monotonic() >= deadline
+            if late:
                 self._patience = 0.0
-                return _Position(False, held)
-            if not self._is_running():
-                return _Position(False, held)
+            if late or not self._is_running():
+                return _Position(held, self._touched(working, head))
             time.sleep(_POLL_SECONDS)
+
+    def _touched(self, working: int, head: SequenceNumber) -> frozenset[bytes] | None:
+        """See _Position. Too many records to look at, or a comparison among them: of any."""
+        if working < 0 or head - working > _RECORDS_MAX:
+            return None
+        touched: set[bytes] = set()
+        try:
+            for records in self._reader.read(SequenceNumber(working + 1)):
+                for body in (record.body for record in records):
+                    if isinstance(body, Reconcile):
+                        return None
+                    if isinstance(body, Change):
+                        touched.add(body.object)
+                        touched.update(place.directory for place in body.places)
+                        touched.update([] if body.other is None else [body.other])
+        except RecordsGoneError:
+            return None
+        return frozenset(touched)
 
     def _state(self) -> SiteState | None:
         """The site's own word, which no report can be ahead of."""
@@ -263,26 +298,6 @@ class SiteVerifier:
     def _is_running(self) -> bool:
         report = read_reports(self._reader.path).get(self.result.site)
         return isinstance(report, SiteReport) and why_silent(report, time.time_ns()) is None
-
-    def _held(self, path: Path, held: list[HeldStep]) -> HeldStep | None:
-        """The held step that keeps this place from being true, if there is one."""
-        if not held:
-            return None
-        ids = list(self._ids(path))
-        parent = ids[len(path) - 1] if 0 < len(path) <= len(ids) else None
-        object = ids[len(path)] if len(path) < len(ids) else None
-        for step in held:
-            if step.kind == "place":
-                mine = (step.directory, step.name) == (parent, path[-1] if path else b"")
-                if mine or step.directory == object:
-                    return step
-            elif step.kind == "reconcile" and (
-                step.directory in (parent, object) or (step.whole and step.directory in ids)
-            ):
-                return step
-            if step.object and step.object == object:
-                return step
-        return None
 
     def _ids(self, path: Path) -> Iterator[bytes]:
         """Ids of the source's objects from the root to that place, as far as they exist."""
@@ -361,6 +376,27 @@ def verify(
             SiteVerifier(reader, here, there, site.name, found, progress).run()
             for site, there in zip(sites, trees, strict=True)
         ]
+
+
+def _held(path: Path, ids: list[bytes], held: list[HeldStep]) -> HeldStep | None:
+    """The held step that keeps this place from being true, if there is one.
+
+    `ids`: of the objects on the way to it, from the root on, as far as they exist.
+    """
+    parent = ids[len(path) - 1] if 0 < len(path) <= len(ids) else None
+    object = ids[len(path)] if len(path) < len(ids) else None
+    for step in held:
+        if step.kind == "place":
+            mine = (step.directory, step.name) == (parent, path[-1] if path else b"")
+            if mine or step.directory == object:
+                return step
+        elif step.kind == "reconcile" and (
+            step.directory in (parent, object) or (step.whole and step.directory in ids)
+        ):
+            return step
+        if step.object and step.object == object:
+            return step
+    return None
 
 
 def _is_directory(seen: Seen) -> bool:
