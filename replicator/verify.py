@@ -18,7 +18,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -85,18 +85,38 @@ class _Suspect:
     entered: bool
 
 
+@dataclass(slots=True)
+class _Touched:
+    """What records that a site has still to apply are about: objects, with the directories of
+    their places, and places."""
+
+    objects: set[bytes] = field(default_factory=set)
+    places: set[tuple[bytes, bytes]] = field(default_factory=set)
+
+    def add(self, change: Change) -> None:
+        self.objects.add(change.object)
+        if change.other is not None:
+            self.objects.add(change.other)
+        for place in change.places:
+            self.objects.add(place.directory)
+            self.places.add((place.directory, place.name))
+
+    def concern(self, path: Path, ids: list[bytes]) -> bool:
+        """Whether they may change that place; `ids` as for `_held`."""
+        if len(path) < len(ids) and ids[len(path)] in self.objects:
+            return True
+        if len(ids) < len(path):  # not even its directory exists any more
+            return bool(self.objects)
+        return bool(path) and (ids[len(path) - 1], path[-1]) in self.places
+
+
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Where the site was at a moment.
-
-    Attributes:
-        held: steps that it could not do.
-        touched: ids of the objects that records it has still to apply are about, and of the
-            directories of their places; None: of any.
-    """
+    """Where the site was at a moment: steps that it could not do, and what it has still to apply;
+    None: anything."""
 
     held: list[HeldStep]
-    touched: frozenset[bytes] | None
+    touched: _Touched | None
 
 
 class SiteVerifier:
@@ -148,82 +168,9 @@ class SiteVerifier:
                 self._not_listed(path, error)
                 return below
             for name in names:
-                place = (*path, name)
-                seen = self._comparer.look(place, (here, there))
-                self.result.entries += seen.kinds[0] is not None
-                if self._judge_first(place, seen):
-                    below.append(place)
-        return below
-
-    def _judge_first(self, path: Path, seen: Seen) -> bool:
-        """Suspect a place that differs; whether it is to be entered."""
-        entered = _is_directory(seen)
-        if seen.difference is not None:
-            self._suspects.append(_Suspect(path, seen, entered))
-        return entered
-
-    def _not_listed(self, path: Path, error: OSError) -> None:
-        """It went away, which a second look will show, or it cannot be read."""
-        seen = self._comparer.look(path)
-        if path in self._unlisted:
-            seen = replace(seen, difference=f"cannot be listed: {error.strerror}")
-            self._tell(path, seen, in_flight=False)
-            return
-        self._unlisted.add(path)
-        difference = seen.difference or "cannot be listed"
-        self._suspects.append(_Suspect(path, replace(seen, difference=difference), False))
-
-    def _count(self, path: Path) -> None:
-        """Count what is below a directory that the site does not have."""
-        left = [path]
-        while left:
-            at = left.pop()
-            with contextlib.suppress(OSError), self._source.open(at) as directory:
-                for name in self._source.list(directory):
-                    self.result.entries += 1
-                    with contextlib.suppress(OSError), self._source.child(directory, name) as fd:
-                        if stat.S_ISDIR(os.fstat(fd).st_mode):
-                            left.append((*at, name))
-
-    # the second look ---------------------------------------------------------------------------
-
-    def _settle(self) -> list[Path]:
-        """Decide about the suspects; directories that can be entered only now."""
-        enter: list[Path] = []
-        suspects, self._suspects = self._suspects, []
-        deadline = time.monotonic() + self._patience
-        rounds = 0
-        while suspects:
-            rounds += 1
-            position = self._wait_for(self._reader.head(), deadline)
-            last = rounds >= _ROUNDS_MAX or time.monotonic() >= deadline
-            moving: list[_Suspect] = []
-            for suspect in suspects:
-                seen = self._comparer.look(suspect.path)
-                if _is_directory(seen) and not suspect.entered:
-                    enter.append(suspect.path)
-                    suspect = replace(suspect, entered=True)
-                if seen.difference is None:
-                    continue
-                if seen.versions == suspect.seen.versions:
-                    self._decide(suspect, seen, position)
-                elif last:
-                    self._tell(suspect.path, seen, in_flight=True)
-                else:
-                    moving.append(replace(suspect, seen=seen))
-            suspects = moving
-        return enter
-
-    def _decide(self, suspect: _Suspect, seen: Seen, position: _Position) -> None:
-        """It differs, and nobody has touched it since it was seen to differ."""
-        ids = list(self._ids(suspect.path))
-        place = (
-            ids[max(0, len(suspect.path) - 1) :] or ids[-1:]
-        )  # directory and object, if they exist
-        if position.touched is None or not position.touched.isdisjoint(place):
-            in_flight = True
-        else:
-            in_flight = self._may_be_open(seen)
+                in_flight = self._may_be_open(seen) or (
+                    position.touched is None or position.touched.concern(suspect.path, ids)
+                )
         step = _held(suspect.path, ids, position.held)
         if step is not None and step.waiting:
             in_flight = True
@@ -261,7 +208,7 @@ class SiteVerifier:
             working = -1 if state is None else standing(self._reader, state).working
             held = [] if state is None else state.held
             if working >= head:
-                return _Position(held, frozenset())
+                return _Position(held, _Touched())
             late = time.monotonic() >= deadline
             if late:
                 self._patience = 0.0
@@ -269,23 +216,21 @@ class SiteVerifier:
                 return _Position(held, self._touched(working, head))
             time.sleep(_POLL_SECONDS)
 
-    def _touched(self, working: int, head: SequenceNumber) -> frozenset[bytes] | None:
-        """See _Position. Too many records to look at, or a comparison among them: of any."""
+    def _touched(self, working: int, head: SequenceNumber) -> _Touched | None:
+        """See _Position. Too many records to look at, or a reconcile among them: anything."""
         if working < 0 or head - working > _RECORDS_MAX:
             return None
-        touched: set[bytes] = set()
+        touched = _Touched()
         try:
             for records in self._reader.read(SequenceNumber(working + 1)):
-                for body in (record.body for record in records):
-                    if isinstance(body, Reconcile):
+                for record in records:
+                    if isinstance(record.body, Reconcile):
                         return None
-                    if isinstance(body, Change):
-                        touched.add(body.object)
-                        touched.update(place.directory for place in body.places)
-                        touched.update([] if body.other is None else [body.other])
+                    if isinstance(record.body, Change):
+                        touched.add(record.body)
         except RecordsGoneError:
             return None
-        return frozenset(touched)
+        return touched
 
     def _state(self) -> SiteState | None:
         """The site's own word, which no report can be ahead of."""
