@@ -128,7 +128,7 @@ class Engine:
             self.plan,
             incarnations,
             held=self._held_places,
-            released=lambda identity: self._held.pop(("object", b"", b"", identity), None),
+            released=self._release,
             sleep=world.sleep,
         )
         self.reconciler = Reconciler(self.step, world.tick)
@@ -263,6 +263,9 @@ class Engine:
         for step in list(self._held.values()):
             if step.kind == "place" and step.object == identity:
                 yield Place(ObjectId(step.directory), step.name)
+
+    def _release(self, identity: ObjectId) -> None:
+        self._held.pop(("object", b"", b"", identity), None)
 
     def _hold(self, item: Item, error: Exception) -> None:
         if isinstance(item, ObjectItem) and (
