@@ -168,9 +168,78 @@ class SiteVerifier:
                 self._not_listed(path, error)
                 return below
             for name in names:
-                in_flight = self._may_be_open(seen) or (
-                    position.touched is None or position.touched.concern(suspect.path, ids)
-                )
+                place = (*path, name)
+                seen = self._comparer.look(place, (here, there))
+                self.result.entries += seen.kinds[0] is not None
+                if self._judge_first(place, seen):
+                    below.append(place)
+        return below
+
+    def _judge_first(self, path: Path, seen: Seen) -> bool:
+        """Suspect a place that differs; whether it is to be entered."""
+        entered = _is_directory(seen)
+        if seen.difference is not None:
+            self._suspects.append(_Suspect(path, seen, entered))
+        return entered
+
+    def _not_listed(self, path: Path, error: OSError) -> None:
+        """It went away, which a second look will show, or it cannot be read."""
+        seen = self._comparer.look(path)
+        if path in self._unlisted:
+            seen = replace(seen, difference=f"cannot be listed: {error.strerror}")
+            self._tell(path, seen, in_flight=False)
+            return
+        self._unlisted.add(path)
+        difference = seen.difference or "cannot be listed"
+        self._suspects.append(_Suspect(path, replace(seen, difference=difference), False))
+
+    def _count(self, path: Path) -> None:
+        """Count what is below a directory that the site does not have."""
+        left = [path]
+        while left:
+            at = left.pop()
+            with contextlib.suppress(OSError), self._source.open(at) as directory:
+                for name in self._source.list(directory):
+                    self.result.entries += 1
+                    with contextlib.suppress(OSError), self._source.child(directory, name) as fd:
+                        if stat.S_ISDIR(os.fstat(fd).st_mode):
+                            left.append((*at, name))
+
+    # the second look ---------------------------------------------------------------------------
+
+    def _settle(self) -> list[Path]:
+        """Decide about the suspects; directories that can be entered only now."""
+        enter: list[Path] = []
+        suspects, self._suspects = self._suspects, []
+        deadline = time.monotonic() + self._patience
+        rounds = 0
+        while suspects:
+            rounds += 1
+            position = self._wait_for(self._reader.head(), deadline)
+            last = rounds >= _ROUNDS_MAX or time.monotonic() >= deadline
+            moving: list[_Suspect] = []
+            for suspect in suspects:
+                seen = self._comparer.look(suspect.path)
+                if _is_directory(seen) and not suspect.entered:
+                    enter.append(suspect.path)
+                    suspect = replace(suspect, entered=True)
+                if seen.difference is None:
+                    continue
+                if seen.versions == suspect.seen.versions:
+                    self._decide(suspect, seen, position)
+                elif last:
+                    self._tell(suspect.path, seen, in_flight=True)
+                else:
+                    moving.append(replace(suspect, seen=seen))
+            suspects = moving
+        return enter
+
+    def _decide(self, suspect: _Suspect, seen: Seen, position: _Position) -> None:
+        """It differs, and nobody has touched it since it was seen to differ."""
+        ids = list(self._ids(suspect.path))
+        in_flight = self._may_be_open(seen) or (
+            position.touched is None or position.touched.concern(suspect.path, ids)
+        )
         step = _held(suspect.path, ids, position.held)
         if step is not None and step.waiting:
             in_flight = True
