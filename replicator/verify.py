@@ -18,23 +18,23 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
-from mirrorfs.journal.record import Change, Reconcile, SequenceNumber, handle_id
+from mirrorfs.journal.record import SequenceNumber, handle_id
 from mirrorfs.journal.segment import Header
 from replicator import system_calls
 from replicator.comparing import Comparer, Path, Seen, Tree, shown
 from replicator.config import SiteSettings
 from replicator.cursor import read_reports
 from replicator.opening import adopt_source, open_source
+from replicator.pending import Pending
 from replicator.site_state import (
     STATE_FILE,
-    HeldStep,
     SiteReport,
     SiteState,
     StateError,
@@ -83,40 +83,6 @@ class _Suspect:
     path: Path
     seen: Seen
     entered: bool
-
-
-@dataclass(slots=True)
-class _Touched:
-    """What records that a site has still to apply are about: objects, with the directories of
-    their places, and places."""
-
-    objects: set[bytes] = field(default_factory=set)
-    places: set[tuple[bytes, bytes]] = field(default_factory=set)
-
-    def add(self, change: Change) -> None:
-        self.objects.add(change.object)
-        if change.other is not None:
-            self.objects.add(change.other)
-        for place in change.places:
-            self.objects.add(place.directory)
-            self.places.add((place.directory, place.name))
-
-    def concern(self, path: Path, ids: list[bytes]) -> bool:
-        """Whether they may change that place; `ids` as for `_held`."""
-        if len(path) < len(ids) and ids[len(path)] in self.objects:
-            return True
-        if len(ids) < len(path):  # not even its directory exists any more
-            return bool(self.objects)
-        return bool(path) and (ids[len(path) - 1], path[-1]) in self.places
-
-
-@dataclass(frozen=True, slots=True)
-class _Position:
-    """Where the site was at a moment: steps that it could not do, and what it has still to apply;
-    None: anything."""
-
-    held: list[HeldStep]
-    touched: _Touched | None
 
 
 class SiteVerifier:
@@ -215,7 +181,7 @@ class SiteVerifier:
         rounds = 0
         while suspects:
             rounds += 1
-            position = self._wait_for(self._reader.head(), deadline)
+            pending = self._wait_for(self._reader.head(), deadline)
             last = rounds >= _ROUNDS_MAX or time.monotonic() >= deadline
             moving: list[_Suspect] = []
             for suspect in suspects:
@@ -226,7 +192,7 @@ class SiteVerifier:
                 if seen.difference is None:
                     continue
                 if seen.versions == suspect.seen.versions:
-                    self._decide(suspect, seen, position)
+                    self._decide(suspect, seen, pending)
                 elif last:
                     self._tell(suspect.path, seen, in_flight=True)
                 else:
@@ -234,13 +200,11 @@ class SiteVerifier:
             suspects = moving
         return enter
 
-    def _decide(self, suspect: _Suspect, seen: Seen, position: _Position) -> None:
+    def _decide(self, suspect: _Suspect, seen: Seen, pending: Pending) -> None:
         """It differs, and nobody has touched it since it was seen to differ."""
         ids = list(self._ids(suspect.path))
-        in_flight = self._may_be_open(seen) or (
-            position.touched is None or position.touched.concern(suspect.path, ids)
-        )
-        step = _held(suspect.path, ids, position.held)
+        in_flight = pending.touches(suspect.path, ids) or self._may_be_open(seen)
+        step = pending.holder(suspect.path, ids)
         if step is not None and step.waiting:
             in_flight = True
         elif step is not None:
@@ -270,36 +234,32 @@ class SiteVerifier:
 
     # where the site is -------------------------------------------------------------------------
 
-    def _wait_for(self, head: SequenceNumber, deadline: float) -> _Position:
+    def _wait_for(self, head: SequenceNumber, deadline: float) -> Pending:
         """Wait until the site has worked on everything up to `head`, while there is hope."""
         while True:
             state = self._state()
             working = -1 if state is None else standing(self._reader, state).working
-            held = [] if state is None else state.held
+            pending = Pending([] if state is None else state.held)
             if working >= head:
-                return _Position(held, _Touched())
+                return pending
             late = time.monotonic() >= deadline
             if late:
                 self._patience = 0.0
             if late or not self._is_running():
-                return _Position(held, self._touched(working, head))
+                self._read(pending, working, head)
+                return pending
             time.sleep(_POLL_SECONDS)
 
-    def _touched(self, working: int, head: SequenceNumber) -> _Touched | None:
-        """See _Position. Too many records to look at, or a reconcile among them: anything."""
+    def _read(self, pending: Pending, working: int, head: SequenceNumber) -> None:
+        """What is left to apply; if that is too much to look at: anything."""
         if working < 0 or head - working > _RECORDS_MAX:
-            return None
-        touched = _Touched()
+            pending.anything = True
+            return
         try:
             for records in self._reader.read(SequenceNumber(working + 1)):
-                for record in records:
-                    if isinstance(record.body, Reconcile):
-                        return None
-                    if isinstance(record.body, Change):
-                        touched.add(record.body)
+                pending.add(records)
         except RecordsGoneError:
-            return None
-        return touched
+            pending.anything = True
 
     def _state(self) -> SiteState | None:
         """The site's own word, which no report can be ahead of."""
@@ -390,27 +350,6 @@ def verify(
             SiteVerifier(reader, here, there, site.name, found, progress).run()
             for site, there in zip(sites, trees, strict=True)
         ]
-
-
-def _held(path: Path, ids: list[bytes], held: list[HeldStep]) -> HeldStep | None:
-    """The held step that keeps this place from being true, if there is one.
-
-    `ids`: of the objects on the way to it, from the root on, as far as they exist.
-    """
-    parent = ids[len(path) - 1] if 0 < len(path) <= len(ids) else None
-    object = ids[len(path)] if len(path) < len(ids) else None
-    for step in held:
-        if step.kind == "place":
-            mine = (step.directory, step.name) == (parent, path[-1] if path else b"")
-            if mine or step.directory == object:
-                return step
-        elif step.kind == "reconcile" and (
-            step.directory in (parent, object) or (step.whole and step.directory in ids)
-        ):
-            return step
-        if step.object and step.object == object:
-            return step
-    return None
 
 
 def _is_directory(seen: Seen) -> bool:
