@@ -19,7 +19,8 @@ SITE_KEYS: Final = ("name", "url", "workers")
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
-        *("journal_segment_bytes", "writers", "engine", "attr_timeout", "io", "job_variables"),
+        *("journal_segment_bytes", "writers", "engine", "attr_timeout", "inode_cache", "io"),
+        "job_variables",
     }
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Final
 
-_SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
+_SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def escaped(name: bytes) -> str:
@@ -41,16 +41,13 @@ def lag(seconds: float | None) -> str:
 def span(seconds: float) -> str:
     """A span of time in its largest unit and the next: `3 s`, `4 min 10 s`, `2 d 5 h`."""
     left = max(0, round(seconds))
-    words: list[str] = []
+    parts = []
     for size, unit in _SPANS:
-        if left >= size and len(words) < 2:
-            words.append(f"{left // size} {unit}")
-            left %= size
-        elif words:
-            return words[0]
-    if len(words) < 2 and (left or not words):
-        words.append(f"{left} s")
-    return " ".join(words)
+        parts.append((left // size, unit))
+        left %= size
+    first = next((index for index, (value, _) in enumerate(parts) if value), len(parts) - 1)
+    shown = [parts[first], *(part for part in parts[first + 1 : first + 2] if part[0])]
+    return " ".join(f"{value} {unit}" for value, unit in shown)
 
 
 def moment(time_ns: int) -> str:
