@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -216,45 +216,42 @@ class Workload:
 
 
 class Screen:
-    """What the spectator sees: what was done, and below it the replicator's status."""
+    """What the spectator sees: what was done, and on a terminal the status live below it."""
 
     def __init__(self, journal: Path) -> None:
-        self.console = Console(highlight=False, soft_wrap=False)
+        self.console = Console(highlight=False)
         self.live = self.console.is_terminal
         self.journal = journal
-        self.done: list[str] = []
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """One line of what was done."""
-        line = f"{time.monotonic() - self.began:5.1f} s  {text}"
-        self.done.append(line)
-        if not self.live:
-            self.console.print(line, markup=False)
+        """One line of what was done; above the status if that is shown."""
+        self.console.print(f"{time.monotonic() - self.began:5.1f} s  {text}", markup=False)
 
-    def status(self) -> str:
+    def status(self) -> Text:
         """What `replicator status` prints; its exit code only says how urgent it is."""
         said = subprocess.run(
             ["replicator", "status", "--journal", self.journal],
-            env={**os.environ, "COLUMNS": "80"},
+            env={**os.environ, "COLUMNS": str(self.console.width)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             start_new_session=True,
         )
-        return said.stdout.rstrip() or said.stderr.rstrip()
-
-    def _picture(self) -> Group:
-        return Group(Text("\n".join(self.done)), Text(""), Text(self.status()))
+        shown = (said.stdout or said.stderr).strip("\n")
+        return Text(f"\n{shown}\n")
 
     def during(self, work: Future[None]) -> None:
-        """Show the status until `work` has ended (only on a terminal); raise what it raised."""
+        """Show the status: on a terminal while `work` runs, else after it. Raise what it raised."""
         if self.live:
-            with Live(self._picture(), console=self.console, auto_refresh=False) as live:
+            with Live(self.status(), console=self.console, auto_refresh=False) as live:
                 while not work.done():
                     futures.wait([work], REFRESH_SECONDS)
-                    live.update(self._picture(), refresh=True)
-        work.result()
+                    live.update(self.status(), refresh=True)
+            work.result()
+        else:
+            work.result()
+            self.console.print(self.status())
 
 
 class Stage:
@@ -288,9 +285,18 @@ class Stage:
 
     def wait(self) -> None:
         """Until every site has everything up to now."""
+        deadline = time.monotonic() + WAIT_SECONDS
         for name in SITES:
-            words = ("--journal", self.journal, "--site", name, "--timeout", str(WAIT_SECONDS))
-            self.command("replicator", "wait", *words, "now")
+            words = ("--journal", self.journal, "--site", name, "--timeout", "5", "now")
+            while True:
+                try:
+                    self.command("replicator", "wait", *words)
+                    break
+                except DemoError as error:
+                    if self.replicator is not None and self.replicator.poll() is not None:
+                        self.drain()
+                    if error.status != 1 or time.monotonic() > deadline:
+                        raise
 
     def drain(self) -> None:
         """End the replicator, after what is in the journal."""
@@ -301,7 +307,7 @@ class Stage:
         self.replicator = None
         if status != 0:
             said = self.log.read_text(errors="replace").strip()
-            raise DemoError(said or f"replicator ended with status {status}", status)
+            raise DemoError(f"the replicator ended with status {status}\n{said}")
 
     def unmount(self) -> None:
         """The mount goes; its daemon ends."""
@@ -362,17 +368,12 @@ def play(stage: Stage, screen: Screen) -> None:
         except BaseException:
             stage.command.stop()
             raise
-    if not screen.live:
-        screen.console.print(f"\n{screen.status()}\n", markup=False)
-    shown = len(screen.done)
     stage.drain()
     said = stage.command("replicator", "verify", "--full", "--journal", stage.journal)
     verdict = said.strip().splitlines()[-1]
     screen.say("stopped the replicator; compared every site with the source")
     stage.unmount()
     screen.say("unmounted")
-    if screen.live:
-        screen.console.print("\n".join(screen.done[shown:]), markup=False)
     screen.console.print(f"\n{verdict}", markup=False)
     if not re.fullmatch(rf"{len(SITES)} sites, \d+ entries, 0 differences", verdict):
         raise DemoError("the sites differ")
