@@ -120,7 +120,8 @@ class ModelObject:
     def content(self) -> Iterator[ModelContent]:
         data = self.thing.content
         self._tree.meanwhile()
-        yield ModelContent(data)
+        torn = self.thing.content != data
+        yield ModelContent(data + b"|" + self.thing.content if torn else data)
 
     def close(self) -> None: ...
 
@@ -291,10 +292,12 @@ class ModelTree:
         return thing is self.root_thing or bool(thing.places)
 
     def open(self, id: ObjectId) -> ModelObject | None:
+        self.meanwhile()
         thing = self.things.get(id)
         return ModelObject(self, thing) if thing is not None and self.living(thing) else None
 
     def lookup(self, directory: ModelObject, name: bytes) -> ModelObject | None:
+        self.meanwhile()
         thing = directory.thing.names.get(name)
         return None if thing is None else ModelObject(self, thing)
 
@@ -317,6 +320,7 @@ class ModelTree:
         return 0.0
 
     def list(self, directory: ModelObject) -> list[bytes]:
+        self.meanwhile()
         return list(directory.thing.names)
 
     # what it was -------------------------------------------------------------------------------

@@ -214,8 +214,10 @@ def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool =
     def change() -> None:
         change_at_random(mirror.tree, random, names)
 
+    often = random.choice([0.0, 0.01, 0.05])
+
     def meanwhile() -> None:
-        if random.random() < 0.1:
+        if random.random() < often:
             change()
 
     mirror.tree.meanwhile = meanwhile
