@@ -32,14 +32,15 @@ class Reconciler:
         self._tick = tick
 
     def reconcile(
-        self, directory: ObjectId, *, whole: bool, adopt: bool = False
+        self, directory: ObjectId, *, whole: bool, adopt: bool = False, keep: bool = True
     ) -> list[tuple[Place, Exception]]:
         """Make a directory true, its own attributes included; `whole`: and all below it.
 
+        `keep`: what has gone from the source goes to `kept`.
         Returns the places that could not be made true, with the reason: somebody must come back
         to them. Raises StoreError and SourceError where going on would be of no use.
         """
-        mode = Mode(trust=False, keep=True, exact=True, adopt=adopt)
+        mode = Mode(trust=False, keep=keep, exact=True, adopt=adopt)
         failed: list[tuple[Place, Exception]] = []
         if not adopt:
             self._walk(directory, whole, lambda at: self._sweep(at, mode))
@@ -47,12 +48,15 @@ class Reconciler:
         return failed
 
     def settle_doubts(self) -> list[tuple[Place, Exception]]:
-        """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises."""
-        doubt = self._step.bench.doubt
+        """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises.
+
+        While records tell everything, what has gone was removed by somebody: nothing is kept.
+        """
+        doubt, keep = self._step.bench.doubt, self._step.bench.plan.reconciles > 0
         failed: list[tuple[Place, Exception]] = []
         while doubt:
             identity = next(iter(doubt))
-            failed += self.reconcile(identity, whole=True)
+            failed += self.reconcile(identity, whole=True, keep=keep)
             doubt.discard(identity)
         return failed
 
