@@ -360,14 +360,13 @@ class Engine:
         self._unsaved = False
 
     def _expire_limbo(self) -> None:
-        """Nothing is pending: what is still in limbo after a while, nobody will claim."""
+        """Nothing is pending: nobody will claim what is dead, nor, after a while, what lives."""
         if self._held:
             return
         now = self._world.clock_ns()
         limbo = {name: self._limbo.get(name, now) for name in self.step.bench.map.limbo.names}
         for name, since in limbo.items():
-            if now - since > _LIMBO_NS:
-                self.step.moves.expire(name)
+            self.step.moves.expire(name, living=now - since > _LIMBO_NS)
         self._limbo = limbo
 
 

@@ -237,14 +237,17 @@ class Moves:
         self._bench.touched.add(place.directory)
         self._take(directory, place.name, place, entry, mode)
 
-    def expire(self, name: bytes) -> None:
-        """Nobody claimed it from limbo: to `kept` if it lives in the source, else for ever."""
+    def expire(self, name: bytes, *, living: bool) -> None:
+        """What is dead leaves limbo for ever; `living`: what lives goes to `kept`."""
         limbo = self._limbo.directory
         entry = self._store.lookup(limbo, name)
+        alive = entry is not None and self._bench.alive(entry)
+        if alive and not living:
+            return
         self._limbo.gone(name)
         if entry is None:
             return
-        if self._bench.alive(entry):
+        if alive:
             self._map.close()
             self._store.keep(limbo, name, b"limbo/" + name)
             self._bench.counters.kept += 1
