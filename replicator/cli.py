@@ -325,15 +325,19 @@ def _print_status(report: VolumeReport) -> None:
         return
     with console.capture() as captured:
         console.print(render(report))
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
 def _watch(reader: StatusReader) -> int:
+    """Until Ctrl-C; in place on a terminal, else one after the other."""
     console = _console()
     try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(render(reader.read()), refresh=True)
+                if console.is_terminal:
+                    live.update(render(reader.read()), refresh=True)
+                else:
+                    _print_status(reader.read())
                 time.sleep(_REFRESH_SECONDS)
     except KeyboardInterrupt:
         return 0
