@@ -33,7 +33,7 @@ from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
-_UNSURE = Mode(sure=False)
+_UNSURE = Mode(sure=False, keep=True)
 _ESCAPED = Mode(sure=False, escaped=True)
 _ESCAPE_NS = 1_000_000_000
 _LIMBO_NS = 10_000_000_000
@@ -82,6 +82,7 @@ class Escape:
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world
+        self.keep = False
         self._closes_ns: int | None = None
         self._until: SequenceNumber | None = None
 
@@ -90,8 +91,9 @@ class Escape:
         """Whether records of that time are still to be applied."""
         return self._closes_ns is not None
 
-    def begin(self) -> None:
-        """A reconcile has just ended."""
+    def begin(self, *, keep: bool) -> None:
+        """A reconcile has just ended. `keep`: what is removed until then is kept."""
+        self.keep = keep or (self.open and self.keep)
         self._closes_ns = self._world.clock_ns() + _ESCAPE_NS
         self._until = None
 
@@ -137,7 +139,7 @@ class Engine:
         self._names: deque[tuple[ObjectId, Place]] = deque()
         self._escape = Escape(world)
         if state.escaping:
-            self._escape.begin()
+            self._escape.begin(keep=True)
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
@@ -200,9 +202,10 @@ class Engine:
         try:
             self._carry_out(item)
             if self.step.bench.doubt:
-                for place, error in self.reconciler.settle_doubts():
+                keep = self.plan.reconciles > 0 or (self._escape.open and self._escape.keep)
+                for place, error in self.reconciler.settle_doubts(keep=keep):
                     self._hold(PlaceItem(place, position), error)
-                self._escape.begin()
+                self._escape.begin(keep=keep)
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error)
         except (StoreError, SourceError) as error:
@@ -228,7 +231,7 @@ class Engine:
                 item.directory, whole=item.whole, adopt=adopt
             ):
                 self._hold(PlaceItem(place, item.position), error)
-            self._escape.begin()
+            self._escape.begin(keep=not initial)
             if initial:
                 self.state.initial = self.state.adopt = False
 
@@ -239,7 +242,7 @@ class Engine:
         if self._recopy is not None and item.position[0] <= self._recopy[0]:
             return self._recopy[1]
         if self._escape.open:
-            return _ESCAPED
+            return replace(_ESCAPED, keep=self._escape.keep)
         return _UNSURE if self.plan.reconciles else NORMAL
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:

@@ -47,12 +47,9 @@ class Reconciler:
         self._walk(directory, whole, lambda at: self._create(at, mode, failed))
         return failed
 
-    def settle_doubts(self) -> list[tuple[Place, Exception]]:
-        """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises.
-
-        While records tell everything, what has gone was removed by somebody: nothing is kept.
-        """
-        doubt, keep = self._step.bench.doubt, self._step.bench.plan.reconciles > 0
+    def settle_doubts(self, *, keep: bool) -> list[tuple[Place, Exception]]:
+        """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises."""
+        doubt = self._step.bench.doubt
         failed: list[tuple[Place, Exception]] = []
         while doubt:
             identity = next(iter(doubt))
