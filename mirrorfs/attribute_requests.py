@@ -1,6 +1,7 @@
 """Requests about attributes: mode, owner, size, times, extended attributes, ACLs.
 
-Each makes the system call, appends the record and answers, without an await between.
+Each change makes the system call, appends the record and answers, without an await between. Some
+take several calls: the record is owed from before the first, and made even if one of them fails.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pyfuse3 import (
 
 from mirrorfs import capture
 from mirrorfs.callers import in_group
-from mirrorfs.engine import Engine, answer
+from mirrorfs.engine import Engine, answer, change
 from mirrorfs.inodes import Node
 
 DAEMON_XATTR: Final = b"trusted.mirrorfs.daemon"
@@ -43,7 +44,7 @@ class AttributeRequests(Engine):
         attributes = self._tree.attributes(self._objects.descriptor(node))
         return self._attributes(inode, node.generation, attributes)
 
-    @answer
+    @change
     def setattr(
         self,
         inode: InodeT,
@@ -62,17 +63,21 @@ class AttributeRequests(Engine):
             or fields.update_atime
             or fields.update_mtime
         )
+        descriptor = self._objects.descriptor(node)
+        self.recorder.owed = True
         try:
             if fields.update_size:
                 self._set_size(node, attr.st_size, fh)
             if others:
-                self._set_attributes(self._objects.descriptor(node), attr, fields)
-        finally:  # after an error too: a part of it may be done
+                self._set_attributes(descriptor, attr, fields)
+        finally:
             if fields.update_size:
-                self._recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
+                attributes = self.recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
             if others:
-                self._recorder.attributes(node)
-        attributes = self._tree.attributes(self._objects.descriptor(node))
+                attributes = self.recorder.attributes(node)
+        if not fields.update_size and not others:  # nothing that we keep
+            self.recorder.owed = False
+            attributes = self._tree.attributes(descriptor)
         return self._attributes(inode, node.generation, attributes)
 
     def _set_size(self, node: Node, size: int, fh: int | None) -> None:
@@ -123,7 +128,7 @@ class AttributeRequests(Engine):
             and (ctx.uid == 0 or not name.startswith(b"trusted."))
         ]
 
-    @answer
+    @change
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute or an ACL."""
         if capture.reserved_xattr(name):
@@ -131,10 +136,13 @@ class AttributeRequests(Engine):
         node = self._objects.node(inode)
         self._hold(node)
         descriptor = self._objects.descriptor(node)
-        self._tree.set_xattr(descriptor, name, value)
-        if name == _ACL_XATTR and ctx.uid != 0:
-            self._clear_set_group_id(descriptor, ctx)
-        self._recorder.xattr(node, name)
+        with self.recorder.change:
+            self._tree.set_xattr(descriptor, name, value)
+        try:
+            if name == _ACL_XATTR and ctx.uid != 0:
+                self._clear_set_group_id(descriptor, ctx)
+        finally:
+            self.recorder.xattr(node, name)
 
     def _clear_set_group_id(self, descriptor: int, ctx: RequestContext) -> None:
         """An ACL set by somebody outside the file's group ends its set-group-id."""
@@ -144,15 +152,17 @@ class AttributeRequests(Engine):
         if not in_group(ctx.pid, attributes.st_gid):
             self._tree.set_mode(descriptor, attributes.st_mode & ~stat.S_ISGID)
 
-    @answer
+    @change
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Remove an extended attribute or an ACL."""
         if capture.reserved_xattr(name):
             raise FUSEError(errno.EPERM)
         node = self._objects.node(inode)
         self._hold(node)
-        self._tree.remove_xattr(self._objects.descriptor(node), name)
-        self._recorder.xattr(node, name)
+        descriptor = self._objects.descriptor(node)
+        with self.recorder.change:
+            self._tree.remove_xattr(descriptor, name)
+        self.recorder.xattr(node, name)
 
     @answer
     def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -23,7 +23,7 @@ from pyfuse3 import (
 
 from mirrorfs.backing_tree import truncates, wants_write
 from mirrorfs.capture import RESERVED
-from mirrorfs.engine import Engine, Handle, answer, answer_later
+from mirrorfs.engine import Engine, Handle, answer, answer_later, change
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing, Name
 
@@ -34,16 +34,33 @@ _INLINE_BYTES_MAX: Final = 128 << 10
 class ContentRequests(Engine):
     """Handlers of these requests."""
 
-    @answer
+    @change
     def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
         node = self._objects.node(inode)
         self._hold(node)
-        descriptor = self._tree.open_file(self._objects.descriptor(node), flags)
-        if truncates(flags) and wants_write(flags):
-            self._recorder.mark_dirty(node)
-            if ctx.uid != 0:
-                self._clear_set_ids(node)
+        where = self._objects.descriptor(node)
+        if not truncates(flags):
+            return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+        with self.recorder.change:
+            descriptor = self._tree.open_file(where, flags)
+        try:
+            return self._emptied(node, descriptor, flags, ctx)
+        except BaseException:
+            self._tree.close_descriptor(descriptor)
+            if node.dirty:  # there may be no other handle whose flush tells of it
+                self.recorder.content(node)
+            raise
+
+    def _emptied(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """The same for a file that opening has emptied: its flush is what tells of it."""
+        self.recorder.mark_dirty(node)
+        if wants_write(flags):
+            self.recorder.owed = False
+        else:  # allowed, too, and never flushed
+            self.recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
+        if ctx.uid != 0:
+            self._clear_set_ids(node)
         return self._opened(node, descriptor, flags, ctx)
 
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -62,8 +79,9 @@ class ContentRequests(Engine):
         if mode & stat.S_IXGRP:
             kept &= ~stat.S_ISGID
         if kept != mode:
-            self._tree.set_mode(descriptor, kept)
-            self._recorder.attributes(node)
+            with self.recorder.change:
+                self._tree.set_mode(descriptor, kept)
+            self.recorder.attributes(node)
             self._stale_attributes.append(node.number)
             self._background.set()
 
@@ -78,12 +96,13 @@ class ContentRequests(Engine):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Change an open file. Unrecorded from before the call to the record after it."""
         node = self._files[fh].node
-        self._recorder.mark_dirty(node)
+        self.recorder.mark_dirty(node)
         if self._threads or len(buf) > _INLINE_BYTES_MAX:
+            node.writes += 1  # a record made meanwhile may not have seen it
             try:
                 return await trio.to_thread.run_sync(self._tree.write, fh, buf, off)
-            finally:  # a record made meanwhile may not have seen it
-                self._recorder.mark_dirty(node)
+            finally:
+                node.writes -= 1
         return self._tree.write(fh, buf, off)
 
     @answer_later
@@ -99,7 +118,7 @@ class ContentRequests(Engine):
                 self._tree.report_write_errors(fh)
         finally:
             if handle.node.dirty:
-                self._recorder.content(handle.node)
+                self.recorder.content(handle.node)
 
     @answer_later
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -109,7 +128,7 @@ class ContentRequests(Engine):
             await trio.to_thread.run_sync(self._tree.sync, fh, datasync)
         finally:
             if node.dirty:
-                self._recorder.content(node)
+                self.recorder.content(node)
 
     @answer
     def release(self, fh: FileHandleT) -> None:
@@ -117,7 +136,7 @@ class ContentRequests(Engine):
         node = self._files.pop(fh).node
         try:
             if node.dirty:
-                self._recorder.content(node)
+                self.recorder.content(node)
         finally:
             self._tree.close_descriptor(fh)
             self._objects.handle_closed(node)

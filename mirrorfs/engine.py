@@ -1,7 +1,7 @@
 """What all requests share: the engine's state, its life cycle, and how a request is answered.
 
-`answer` and `answer_later` are the border where errors become errnos; nothing gets past them, so
-that no request ends the daemon.
+`answer`, `answer_later` and `change` are the border where errors become errnos. Nothing gets past
+them, so that no request ends the daemon; and no change gets past `change` without a record.
 """
 
 from __future__ import annotations
@@ -86,12 +86,8 @@ def answer(
     async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except OSError as error:
-            raise FUSEError(errno_of(error)) from None
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
-            raise self.unexpected(handler.__name__, error) from None
+            raise self.failure(handler.__name__, error) from None
 
     return handle
 
@@ -105,12 +101,27 @@ def answer_later(
     async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return await handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except OSError as error:
-            raise FUSEError(errno_of(error)) from None
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
-            raise self.unexpected(handler.__name__, error) from None
+            raise self.failure(handler.__name__, error) from None
+
+    return handle
+
+
+def change(
+    handler: Callable[Concatenate[_E, _P], _R],
+) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
+    """`answer` for a handler that changes the source and records it.
+
+    If it fails while the recorder is owed a record, the journal is told that one is missing.
+    """
+
+    @functools.wraps(handler)
+    async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return handler(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - no request may end the daemon
+            self.recorder.failed(handler.__name__, error)
+            raise self.failure(handler.__name__, error) from None
 
     return handle
 
@@ -127,7 +138,7 @@ class Engine(pyfuse3.Operations):
         self._tree = tree
         self._options = options
         self._objects = Objects(tree, options.descriptors_max)
-        self._recorder = Recorder(tree, self._objects, journal)
+        self.recorder = Recorder(tree, self._objects, journal)
         self._jobs = Jobs(options.job_variables)
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, Listing] = {}
@@ -159,11 +170,11 @@ class Engine(pyfuse3.Operations):
 
     def record_open_files(self) -> None:
         """A `write` record of every open file that has an unrecorded change."""
-        for node in list(self._recorder.dirty):
+        for node in list(self.recorder.dirty):
             try:
-                self._recorder.content(node)
-            except OSError as error:
-                log.error("inode %d: cannot be looked at: %s", node.number, error.strerror)
+                self.recorder.content(node)
+            except Exception as error:  # noqa: BLE001 - the journal has been told
+                log.error("inode %d: cannot be looked at: %s", node.number, error)
 
     def finish(self) -> None:
         """After the last request: record what is still unrecorded, close everything."""
@@ -210,8 +221,12 @@ class Engine(pyfuse3.Operations):
         for descriptor in descriptors:
             self._tree.close_descriptor(descriptor)
 
-    def unexpected(self, request: str, error: Exception) -> FUSEError:
-        """The answer to a request that failed by our fault; each fault is logged once."""
+    def failure(self, request: str, error: Exception) -> FUSEError:
+        """The answer to a request that failed; one by our fault is logged, once."""
+        if isinstance(error, FUSEError):
+            return error
+        if isinstance(error, OSError):
+            return FUSEError(errno_of(error))
         seen = (request, type(error))
         if seen not in self._logged:
             self._logged.add(seen)

@@ -7,6 +7,11 @@ job's request are OSErrors with their errno, and never one of these.
 from __future__ import annotations
 
 import errno
+from typing import Final
+
+_IN_DOUBT: Final = frozenset(
+    {errno.EIO, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ECOMM, errno.ENOTCONN}
+)
 
 
 class MirrorfsError(Exception):
@@ -55,6 +60,11 @@ class NotPermittedError(MirrorfsError):
     """A permission of ours is missing: not root, no /dev/fuse."""
 
     exit_code = 77
+
+
+def in_doubt(error: BaseException) -> bool:
+    """After a system call or a piece of code failed so, what it was to change may be changed."""
+    return not isinstance(error, OSError) or error.errno in _IN_DOUBT
 
 
 def errno_of(error: OSError) -> int:

@@ -33,6 +33,7 @@ class Node:
         lookups: references the kernel holds.
         handles: open handles, for whatever access.
         dirty: its content changed and no record says so yet.
+        writes: system calls in other threads that are changing its content now.
         who: the process that last opened it for writing.
         parent, name: one of its names; None when none is known. Further ones are in `aliases`.
         children: for a directory, the known names in it.
@@ -54,6 +55,7 @@ class Node:
         "referenced",
         "removed",
         "who",
+        "writes",
     )
 
     def __init__(self, number: int, *, directory: bool, descriptor: int = NO_DESCRIPTOR) -> None:
@@ -67,6 +69,7 @@ class Node:
         self.lookups = 0
         self.handles = 0
         self.dirty = False
+        self.writes = 0
         self.who: Who | None = None
         self.parent: Node | None = None
         self.name = b""

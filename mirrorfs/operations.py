@@ -2,8 +2,8 @@
 
 A protocol adapter. Each changing handler makes the system call on the source, appends the record,
 updates the node table and answers, in this order and without an await between: that is what makes
-the order of records, names and answers one. What changes is done in `backing_tree`, which record
-it makes in `capture`.
+the order of records, names and answers one. From the system call on it owes a record. What changes
+is done in `backing_tree`, which record it makes in `capture`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mirrorfs.attribute_requests import AttributeRequests
 from mirrorfs.callers import ActingAs
 from mirrorfs.capture import RENAME_EXCHANGE, RENAME_NOREPLACE, RESERVED
 from mirrorfs.content_requests import ContentRequests
-from mirrorfs.engine import EngineOptions, answer
+from mirrorfs.engine import EngineOptions, answer, change
 from mirrorfs.inodes import Node
 from mirrorfs.recorder import Journal
 
@@ -58,11 +58,11 @@ class Operations(AttributeRequests, ContentRequests):
             for number, count in inode_list:
                 self._objects.forget(number, count)
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
-            self.unexpected("forget", error)
+            self.failure("forget", error)
         if self._objects.slow_to_close:
             self._background.set()
 
-    @answer
+    @change
     def create(
         self,
         parent_inode: InodeT,
@@ -76,28 +76,34 @@ class Operations(AttributeRequests, ContentRequests):
         where = self._objects.descriptor(directory)
         self._objects.identity(directory)
         try:
-            descriptor = self._tree.create(where, name, flags, mode, ActingAs(ctx.uid, ctx.gid))
+            with self.recorder.change:
+                descriptor = self._tree.create(where, name, flags, mode, ActingAs(ctx.uid, ctx.gid))
         except FileExistsError:
             # Made behind the mount. ESTALE has the kernel look again, and check permission.
             raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
-        attributes = self._tree.attributes(descriptor)
-        identity = self._tree.object_id(descriptor)
-        self._recorder.made(directory, name, identity, attributes, dirty=True)
-        node = self._objects.meet(directory, name, attributes, identity)
-        self._recorder.mark_dirty(node)  # its flush is what says that the file is complete
-        return self._opened(node, descriptor, flags, ctx), self._entry(node, attributes)
+        try:
+            attributes = self._tree.attributes(descriptor)
+            identity = self._tree.object_id(descriptor)
+            self.recorder.made(directory, name, identity, attributes, dirty=True)
+            node = self._objects.meet(directory, name, attributes, identity)
+            self.recorder.mark_dirty(node)  # its flush is what says that the file is complete
+            return self._opened(node, descriptor, flags, ctx), self._entry(node, attributes)
+        except BaseException:
+            self._tree.close_descriptor(descriptor)
+            raise
 
-    @answer
+    @change
     def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a directory."""
         directory = self._directory_for(parent_inode, name, errno.EACCES)
         where = self._objects.descriptor(directory)
-        self._tree.make_directory(where, name, mode, ActingAs(ctx.uid, ctx.gid))
+        with self.recorder.change:
+            self._tree.make_directory(where, name, mode, ActingAs(ctx.uid, ctx.gid))
         return self._made(directory, name)
 
-    @answer
+    @change
     def mknod(
         self,
         parent_inode: InodeT,
@@ -109,17 +115,19 @@ class Operations(AttributeRequests, ContentRequests):
         """Make a file, fifo, socket or device."""
         directory = self._directory_for(parent_inode, name, errno.EACCES)
         where = self._objects.descriptor(directory)
-        self._tree.make_special(where, name, mode, rdev, ActingAs(ctx.uid, ctx.gid))
+        with self.recorder.change:
+            self._tree.make_special(where, name, mode, rdev, ActingAs(ctx.uid, ctx.gid))
         return self._made(directory, name)
 
-    @answer
+    @change
     def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a symlink."""
         directory = self._directory_for(parent_inode, name, errno.EACCES)
         where = self._objects.descriptor(directory)
-        self._tree.make_symlink(where, name, target, ActingAs(ctx.uid, ctx.gid))
+        with self.recorder.change:
+            self._tree.make_symlink(where, name, target, ActingAs(ctx.uid, ctx.gid))
         return self._made(directory, name)
 
     def _made(self, directory: Node, name: bytes) -> EntryAttributes:
@@ -127,10 +135,10 @@ class Operations(AttributeRequests, ContentRequests):
         where = self._objects.descriptor(directory)
         attributes = self._tree.attributes_at(where, name)
         identity = self._tree.object_id(where, name)
-        self._recorder.made(directory, name, identity, attributes)
+        self.recorder.made(directory, name, identity, attributes)
         return self._entry(self._objects.meet(directory, name, attributes, identity), attributes)
 
-    @answer
+    @change
     def link(
         self,
         inode: InodeT,
@@ -143,18 +151,19 @@ class Operations(AttributeRequests, ContentRequests):
         directory = self._directory_for(new_parent_inode, new_name, errno.EACCES)
         self._objects.identity(node)
         self._objects.identity(directory)
-        descriptor = self._objects.descriptor(node)
-        self._tree.link(descriptor, self._objects.descriptor(directory), new_name)
-        attributes = self._recorder.linked(node, directory, new_name)
+        descriptor, where = self._objects.descriptor(node), self._objects.descriptor(directory)
+        with self.recorder.change:
+            self._tree.link(descriptor, where, new_name)
+        attributes = self.recorder.linked(node, directory, new_name)
         self._objects.meet(directory, new_name, attributes)
         return self._entry(node, attributes)
 
-    @answer
+    @change
     def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove a name of anything but a directory."""
         self._remove(parent_inode, name, self._tree.remove)
 
-    @answer
+    @change
     def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove an empty directory."""
         self._remove(parent_inode, name, self._tree.remove_directory)
@@ -165,14 +174,18 @@ class Operations(AttributeRequests, ContentRequests):
         try:
             self._hold(node)
             self._objects.identity(directory)
-            remove(self._objects.descriptor(directory), name)
-            attributes = self._recorder.removed(node, directory, name)
-            node.removed = node.directory or attributes.st_nlink == 0
-            self._objects.unbind(directory, name)
+            where = self._objects.descriptor(directory)
+            with self.recorder.change:
+                remove(where, name)
+            try:
+                attributes = self.recorder.removed(node, directory, name)
+                node.removed = node.directory or attributes.st_nlink == 0
+            finally:
+                self._objects.unbind(directory, name)
         finally:
             self._objects.release(node)
 
-    @answer
+    @change
     def rename(
         self,
         parent_inode_old: InodeT,
@@ -212,11 +225,14 @@ class Operations(AttributeRequests, ContentRequests):
         for directory in (old[0], new[0]):
             self._objects.identity(directory)
         old_at, new_at = self._objects.descriptor(old[0]), self._objects.descriptor(new[0])
-        self._tree.rename(old_at, old[1], new_at, new[1], flags)
-        attributes = self._recorder.renamed(node, displaced, old, new, flags)
-        if flags & RENAME_EXCHANGE:
-            self._objects.exchange(*old, *new)
-        elif displaced is not node:
-            if displaced is not None and attributes is not None:
+        with self.recorder.change:
+            self._tree.rename(old_at, old[1], new_at, new[1], flags)
+        try:
+            attributes = self.recorder.renamed(node, displaced, old, new, flags)
+            if displaced is not None and attributes is not None and not flags & RENAME_EXCHANGE:
                 displaced.removed = displaced.directory or attributes.st_nlink == 0
-            self._objects.move(*old, *new)
+        finally:
+            if flags & RENAME_EXCHANGE:
+                self._objects.exchange(*old, *new)
+            elif displaced is not node:
+                self._objects.move(*old, *new)

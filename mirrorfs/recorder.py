@@ -1,17 +1,20 @@
 """Turns what was done to a node into records, and remembers what still needs one.
 
-Looks at the object after its change, asks `capture` for the record and appends it. Changes nothing
-in the source and answers no requests. Used between two awaits of the thread that serves requests.
+Looks at the object after its change, asks `capture` for the record and appends it. Where that fails
+the journal is told that something is missing in it. Changes nothing in the source and answers no
+requests. Used between two awaits of the thread that serves requests.
 """
 
 from __future__ import annotations
 
 import os
+from types import TracebackType
 from typing import Protocol
 
 from mirrorfs import capture
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.capture import Captured, Subject
+from mirrorfs.errors import in_doubt
 from mirrorfs.inodes import Node
 from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Who
 from mirrorfs.objects import Objects
@@ -23,16 +26,44 @@ class Journal(Protocol):
     def append(self, kind: Kind, body: Change, flags: int = 0) -> object:
         """Append one record before the job has its answer."""
 
+    def uncertain(self, reason: str) -> None:
+        """A change has no record: from here on nobody knows what the tree looks like."""
+
+
+class _Change:
+    """From its begin a record is owed; not if the file system plainly refuses the change."""
+
+    __slots__ = ("_recorder",)
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._recorder.owed = True
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exception is not None and not in_doubt(exception):
+            self._recorder.owed = False
+
 
 class Recorder:
     """The records of one tree.
 
     Attributes:
         dirty: nodes with a content change that no record tells of yet.
+        owed: a change was made, or begun, whose record must come next.
+        change: `with recorder.change:` around the system call that makes the change.
     """
 
     def __init__(self, tree: BackingTree, objects: Objects, journal: Journal) -> None:
         self.dirty: set[Node] = set()
+        self.owed = False
+        self.change = _Change(self)
         self._tree = tree
         self._objects = objects
         self._journal = journal
@@ -91,12 +122,16 @@ class Recorder:
         return attributes
 
     def content(self, node: Node, who: Who | None = None) -> os.stat_result:
-        """Its content changed: the record covers everything up to now."""
-        node.dirty = False
-        self.dirty.discard(node)
-        subject, attributes = self._look(node)
-        self._append(
-            capture.written(
+        """Its content changed: the record covers everything up to now.
+
+        Not what a write in another thread is still doing: the object stays dirty then.
+        """
+        if not node.writes:
+            node.dirty = False
+            self.dirty.discard(node)
+        try:
+            subject, attributes = self._look(node)
+            captured = capture.written(
                 subject,
                 self._objects.known_place(node),
                 self._objects.table.path(node),
@@ -104,7 +139,10 @@ class Recorder:
                 attributes.st_mtime_ns,
                 who or node.who,
             )
-        )
+        except Exception as error:
+            self.missing("write", error)
+            raise
+        self._append(captured)
         return attributes
 
     def attributes(self, node: Node) -> os.stat_result:
@@ -120,9 +158,20 @@ class Recorder:
         place, path = self._objects.known_place(node), self._objects.table.path(node)
         self._append(capture.xattr(subject, place, path, name))
 
+    def failed(self, request: str, error: Exception) -> None:
+        """A request that changes the source ended so: did it change something without a record?"""
+        if self.owed:
+            self.missing(request, error)
+
+    def missing(self, request: str, error: Exception) -> None:
+        """A record that there should be cannot be made."""
+        self.owed = False
+        self._journal.uncertain(f"{request}: what it changed is not known: {error}")
+
     def _append(self, captured: Captured | None) -> None:
         if captured is not None:
             self._journal.append(*captured)
+        self.owed = False
 
     def _place(self, directory: Node, name: bytes) -> tuple[Place, bytes | None]:
         return self._objects.place(directory, name), self._objects.table.path_in(directory, name)

@@ -163,6 +163,18 @@ def test_truncation_is_recorded_at_once(watch: Watch, work: Path) -> None:
     assert watch.one(Kind.WRITE).size == 1
 
 
+def test_opening_for_reading_may_empty_a_file_too(watch: Watch, work: Path) -> None:
+    (work / "x").write_text("x")
+    watch.records()
+    descriptor = os.open(work / "x", os.O_RDONLY | os.O_TRUNC)
+    recorded = watch.one(Kind.WRITE)
+    assert recorded.size == 0
+    assert recorded.who is not None
+    assert recorded.who.pid == os.getpid()
+    os.close(descriptor)
+    assert watch.kinds() == []
+
+
 def test_fsync_of_changed_content(watch: Watch, work: Path) -> None:
     with open(work / "x", "wb", 0) as file:
         watch.records()
