@@ -1,0 +1,66 @@
+"""The records alone give the tree: nothing that jobs do goes unrecorded, or out of order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirrorfs.backing_tree import BackingTree
+from mirrorfs.journal.control_client import ControlClient
+from tests.support.mounts import ROOT, Mounted
+from tests.support.overlay import head, overlaid
+from tests.support.told import Standing, Told
+
+pytestmark = pytest.mark.fuse
+
+JOBS = 4
+OPERATIONS = 40
+
+
+def run_jobs(directory: Path, first_seed: int) -> None:
+    """Jobs that change one tree at the same time, each to its end."""
+    program = (sys.executable, "-m", "tests.support.churn")
+    jobs = [
+        subprocess.Popen(
+            [*program, directory, str(first_seed + job), str(OPERATIONS)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for job in range(JOBS)
+    ]
+    said = [job.communicate()[1].decode() for job in jobs]
+    failed = [text for job, text in zip(jobs, said, strict=True) if job.returncode]
+    assert not failed, "\n".join(failed)
+
+
+def settle(mounted: Mounted) -> None:
+    """Wait until the kernel has closed what ended processes had open."""
+    with ControlClient(str(mounted.journal)) as client:
+        while client.status().open_files:
+            os.stat(mounted.mountpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"),
+    [((), 12), (("io=threads",), 3), (("inode-cache=1000",), 3)],
+    ids=["as by default", "data in threads", "few objects known"],
+)
+def test_records_of_jobs_that_run_together(
+    tmp_path: Path, options: tuple[str, ...], rounds: int
+) -> None:
+    with overlaid(tmp_path, *options) as mounted:
+        tree = BackingTree.open(bytes(mounted.source), 1)
+        told = Told(Standing.of(tree))
+        heard = head(mounted)
+        for number in range(rounds):
+            run_jobs(mounted.mountpoint, number * JOBS)
+            settle(mounted)
+            told.hear(record for record in mounted.records() if record.sequence > heard)
+            heard = head(mounted)
+            assert told.differences(Standing.of(tree)) == []
+        tree.close()
