@@ -254,6 +254,34 @@ class Screen:
             self.console.print(self.status())
 
 
+class Interrupts:
+    """SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt inside `raised`; outside they wait for it,
+    so that nothing is begun without being known, and cleaning up is not cut short."""
+
+    def __init__(self) -> None:
+        self._raise = False
+        self._pending = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._pending = True
+        if self._raise:
+            self._raise = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """In here the first of them ends what is being done."""
+        self._raise = True
+        try:
+            if self._pending:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raise = False
+
+
 class Stage:
     """The mount and the replicator of one demonstration; `clean` may be called at any time."""
 
@@ -318,8 +346,10 @@ class Stage:
         if self.replicator is not None:
             self.replicator.kill()
             self.replicator.wait()
-        if self._mounted():
-            subprocess.run(["mirrorfs", "umount", "-l", self.source], start_new_session=True)
+        for options in ((), ("-l",)):
+            if self._mounted():
+                umount = ["mirrorfs", "umount", *options, self.source]
+                subprocess.run(umount, capture_output=True, start_new_session=True)
         if self._mounted():
             sys.stderr.write(f"still mounted, left as it is: {self.source}\n")
         else:
@@ -331,23 +361,6 @@ class Stage:
         return any(line.split(" ")[4] == str(self.source) for line in mounts)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demonstration the way Ctrl-C does."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def work(stage: Stage, screen: Screen) -> None:
     """The workload, until both sites have all of it."""
     for step in Workload(stage.source, stage.base, stage.command).steps:
@@ -357,11 +370,7 @@ def work(stage: Stage, screen: Screen) -> None:
 
 
 def play(stage: Stage, screen: Screen) -> None:
-    """The demonstration itself."""
-    stage.mount()
-    screen.say("mounted mirrorfs over the source tree")
-    stage.replicate()
-    screen.say(f"started the replicator to {len(SITES)} sites")
+    """What the spectator waits for: the workload, the end of the replicator, the comparison."""
     with ThreadPoolExecutor(1) as pool:
         try:
             screen.during(pool.submit(work, stage, screen))
@@ -381,10 +390,16 @@ def play(stage: Stage, screen: Screen) -> None:
 
 def main() -> int:
     """Run the demonstration; the status to exit with."""
+    interrupts = Interrupts()
     stage = Stage(Path(tempfile.mkdtemp(prefix="mirrorfs-demo-")))
+    screen = Screen(stage.journal)
     try:
-        with interruptible():
-            play(stage, Screen(stage.journal))
+        stage.mount()
+        screen.say("mounted mirrorfs over the source tree")
+        stage.replicate()
+        screen.say(f"started the replicator to {len(SITES)} sites")
+        with interrupts.raised():
+            play(stage, screen)
         return 0
     except DemoError as error:
         sys.stderr.write(f"{error}\n")

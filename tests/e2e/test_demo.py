@@ -57,6 +57,6 @@ def test_interrupted_demonstration_leaves_nothing(
         if after in line:
             break
     demo.send_signal(number)
-    demo.communicate()
-    assert demo.returncode == 130
+    _, errors = demo.communicate()
+    assert (demo.returncode, errors) == (130, "interrupted: cleaning up\n")
     assert list(tmp_path.iterdir()) == []

@@ -31,9 +31,12 @@ def test_source_and_a_site_are_needed(arguments: list[str]) -> None:
 
 @pytest.mark.fuse
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_tree_is_mirrored_until_interrupted(tmp_path: Path, number: signal.Signals) -> None:
-    source, journal = tmp_path / "source", tmp_path / "journal"
-    sites = [tmp_path / "one", tmp_path / "two"]
+def test_tree_is_mirrored_until_interrupted(
+    tmp_path_factory: pytest.TempPathFactory, number: signal.Signals
+) -> None:
+    base = tmp_path_factory.mktemp("m")
+    source, journal = base / "source", base / "journal"
+    sites = [base / "one", base / ("a name that is long" * 5)]
     for directory in (source, *sites):
         directory.mkdir()
     (source / "before").write_text("here before the mount\n")
