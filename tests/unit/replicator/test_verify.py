@@ -1,4 +1,4 @@
-"""The comparison sees each kind of difference, and takes no change under way for one."""
+"""The comparison sees each kind of difference, in two trees that nobody changes."""
 
 from __future__ import annotations
 
@@ -9,144 +9,20 @@ import shutil
 import socket
 import stat
 import subprocess
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mirrorfs.journal.record import (
-    Change,
-    Checkpoint,
-    Kind,
-    ObjectId,
-    Place,
-    Reconcile,
-    handle_id,
-)
-from mirrorfs.journal.segment import SourceIdentity
-from mirrorfs.journal.writer import JournalWriter
-from replicator import system_calls
-from replicator import verify as verification
 from replicator.comparing import Comparer, Tree
-from replicator.config import SiteSettings
-from replicator.site_state import SiteState, encode_state
 from replicator.stores.base import SiteMissingError, SiteRefusedError
-from replicator.verify import Finding, SiteResult, verify
+from replicator.verify import SiteResult
 from replicator.view import SourceRefusedError
 from tests.support import mounting
-from tests.support.records import VOLUME
-from tests.support.reports import held, journal_at, put_report, state_of
+from tests.support.verifying import ENTRIES, Bench, bench
 
+__all__ = ["bench"]
 pytestmark = pytest.mark.fuse  # root, for owners, devices, trusted attributes and handles
-
-EPOCH = 1
-
-
-def id_of(path: Path) -> ObjectId:
-    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        handle = system_calls.handle_of(descriptor)
-    finally:
-        os.close(descriptor)
-    return handle_id(EPOCH, handle.type, handle.handle)
-
-
-def identity(path: Path) -> SourceIdentity:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return SourceIdentity(
-            path=os.fsencode(path),
-            fs_uuid=system_calls.file_system_uuid(descriptor),
-            fsid=system_calls.file_system_id(descriptor),
-            root=id_of(path),
-            ctime_granularity_ns=0,
-        )
-    finally:
-        os.close(descriptor)
-
-
-@dataclass
-class Bench:
-    """A source, a journal of it, and a site that is a true copy."""
-
-    source: Path
-    site: Path
-    journal: Path
-    writer: JournalWriter
-    findings: list[Finding] = field(default_factory=list)
-
-    def change(self, kind: Kind, path: Path, name: str | None = None) -> None:
-        """Append a record about an object; about a name in that directory, if one is given."""
-        places = () if name is None else (Place(id_of(path), os.fsencode(name)),)
-        object = id_of(path) if name is None else ObjectId(b"\1some object")
-        self.writer.append(kind, Change(object, places, None, 0o100644, 1))
-
-    def say(self, state: SiteState, **report: Any) -> None:
-        """What the site remembers; with fields, a replicator that runs reports, too."""
-        (self.site / ".mirrorfs" / "state").write_bytes(encode_state(state))
-        if report:
-            put_report(self.journal, state, **report)
-
-    def verify(self) -> SiteResult:
-        """Compare."""
-        self.findings.clear()
-        settings = SiteSettings("backup", f"file://{self.site}", str(self.site))
-        (result,) = verify(
-            str(self.journal), [settings], self.findings.append, lambda site, entries: None
-        )
-        assert result.differences + result.in_flight == len(self.findings)
-        return result
-
-    @property
-    def lines(self) -> list[str]:
-        """Differences found."""
-        return [f"{each.path}: {each.difference}" for each in self.findings if not each.in_flight]
-
-    @property
-    def in_flight(self) -> list[str]:
-        """Places in flight."""
-        return [each.path for each in self.findings if each.in_flight]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    source, site, journal = (tmp_path / name for name in ("source", "site", "journal"))
-    (source / "d").mkdir(parents=True)
-    (source / "d" / "f").write_bytes(b"data")
-    (source / "g").write_bytes(b"data")
-    os.link(source / "g", source / "h")
-    (source / "s").symlink_to("d")
-    os.mknod(source / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-    os.mkfifo(source / "fifo")
-    os.setxattr(source / "g", "trusted.one", b"1")
-    subprocess.run(["setfacl", "-m", "u:1234:r", source / "d"], check=True)
-    with (source / "sparse").open("wb") as stream:
-        stream.truncate(1 << 40)
-        os.pwrite(stream.fileno(), b"x", 1 << 39)
-    subprocess.run(["cp", "-a", "--sparse=always", source, site], check=True)
-    for top in (source, site):
-        (top / ".mirrorfs").mkdir()
-        os.utime(top, ns=(1, 1))
-    volume = uuid.UUID(bytes=VOLUME)
-    (source / ".mirrorfs" / "volume").write_text(f"{volume}\n")
-    (site / ".mirrorfs" / "site").write_text(
-        f'{{"format": 1, "volume": "{volume}", "name": "backup"}}'
-    )
-    os.setxattr(site / "g", "trusted.mirrorfs.mark", b"x")
-    writer = journal_at(journal, identity(source))
-    writer.append(Kind.CHECKPOINT, Checkpoint("x"))
-    made = Bench(source, site, journal, writer)
-    made.say(state_of(writer))
-    try:
-        yield made
-    finally:
-        writer.close()
-
-
-ENTRIES = 8
 
 
 def test_equal_trees(bench: Bench) -> None:
@@ -337,157 +213,6 @@ def test_another_file_system_is_named_not_compared(bench: Bench) -> None:
     with mounting.tmpfs(bench.source / "d"):
         bench.verify()
     assert bench.lines == ["/d: cannot be read at the source: another file system is mounted there"]
-
-
-# changes under way -------------------------------------------------------------------------------
-
-
-def test_what_records_left_to_apply_touch_is_in_flight(bench: Bench) -> None:
-    bench.change(Kind.CREATE, bench.source, "new")
-    bench.change(Kind.WRITE, bench.source / "g")
-    (bench.source / "new").touch()
-    (bench.source / "g").write_bytes(b"newer")
-    (bench.site / "d" / "f").chmod(0o600)
-    result = bench.verify()
-    assert sorted(bench.in_flight) == ["/", "/g", "/h", "/new"]
-    assert bench.lines == ["/d/f: mode 0644, 0600 at the site"]
-    assert (result.differences, result.in_flight) == (1, 4)
-
-
-def test_before_the_initial_copy_everything_is_in_flight(bench: Bench) -> None:
-    bench.say(state_of(bench.writer, initial=True))
-    (bench.site / "g").unlink()
-    assert bench.verify().differences == 0
-    assert "/g" in bench.in_flight
-
-
-def test_after_an_unapplied_reconcile_everything_is_in_flight(bench: Bench) -> None:
-    (bench.site / "d" / "f").chmod(0o600)
-    reconcile = Reconcile(bench.writer.header.source.root, True, b"", "test")
-    bench.writer.append(Kind.RECONCILE, reconcile)
-    assert bench.verify().differences == 0
-    assert bench.in_flight == ["/d/f"]
-
-
-def test_a_site_without_a_cursor_is_not_that_far(bench: Bench) -> None:
-    (bench.site / ".mirrorfs" / "state").unlink()
-    (bench.site / "d" / "f").chmod(0o600)
-    bench.verify()
-    assert bench.in_flight == ["/d/f"]
-
-
-def test_steps_that_wait_for_a_writer_are_in_flight(bench: Bench) -> None:
-    (bench.site / "d" / "f").chmod(0o600)
-    step = held(1, kind="object", object=id_of(bench.source / "d" / "f"), waiting=True)
-    bench.say(state_of(bench.writer, held=[step]))
-    bench.verify()
-    assert bench.in_flight == ["/d/f"]
-
-
-def test_steps_that_failed_are_differences(bench: Bench) -> None:
-    (bench.site / "d" / "f").chmod(0o600)
-    step = held(1, directory=id_of(bench.source / "d"), name=b"f")
-    bench.say(state_of(bench.writer, held=[step]))
-    bench.verify()
-    assert bench.lines == ["/d/f: mode 0644, 0600 at the site (failed: Permission denied)"]
-
-
-Hook = Callable[[], object]
-
-
-def during(monkeypatch: pytest.MonkeyPatch, *hooks: Hook) -> None:
-    """What happens while the comparison waits for the site, each time it looks again."""
-    left = list(hooks)
-
-    def sleep(_: float) -> None:
-        if left:
-            left.pop(0)()
-
-    monkeypatch.setattr("replicator.verify.time.sleep", sleep)
-
-
-def test_a_running_replicator_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.say(state_of(bench.writer), phase="tailing")
-    bench.change(Kind.ATTRIBUTES, bench.source / "d" / "f")
-    (bench.source / "d" / "f").chmod(0o600)
-
-    def apply() -> None:
-        (bench.site / "d" / "f").chmod(0o600)
-        bench.say(state_of(bench.writer), phase="tailing")
-
-    during(monkeypatch, lambda: None, apply)
-    assert bench.verify() == SiteResult("backup", ENTRIES, 0, 0)
-
-
-def test_what_differs_when_the_site_is_that_far_is_a_difference(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench.say(state_of(bench.writer), phase="tailing")
-    bench.change(Kind.ATTRIBUTES, bench.source / "d" / "f")
-    (bench.source / "d" / "f").chmod(0o600)
-    during(monkeypatch, lambda: bench.say(state_of(bench.writer), phase="tailing"))
-    bench.verify()
-    assert bench.lines == ["/d/f: mode 0600, 0644 at the site"]
-
-
-def test_what_was_touched_again_is_looked_at_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench.say(state_of(bench.writer), phase="tailing")
-    bench.change(Kind.ATTRIBUTES, bench.source / "d" / "f")
-    (bench.source / "d" / "f").chmod(0o600)
-
-    def touch_again() -> None:
-        bench.say(state_of(bench.writer), phase="tailing")
-        bench.change(Kind.ATTRIBUTES, bench.source / "d" / "f")
-        (bench.source / "d" / "f").chmod(0o640)
-
-    def apply() -> None:
-        (bench.site / "d" / "f").chmod(0o640)
-        bench.say(state_of(bench.writer), phase="tailing")
-
-    during(monkeypatch, touch_again, apply)
-    assert bench.verify() == SiteResult("backup", ENTRIES, 0, 0)
-
-
-def test_a_directory_that_arrives_is_entered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(bench.source / "d", bench.source / "new", copy_function=shutil.copy2)
-    os.utime(bench.source, ns=(1, 1))
-    bench.say(state_of(bench.writer), phase="tailing")
-    bench.change(Kind.MKDIR, bench.source, "new")
-
-    def apply() -> None:
-        subprocess.run(["cp", "-a", bench.source / "new", bench.site / "new"], check=True)
-        (bench.site / "new" / "f").chmod(0o600)
-        os.utime(bench.site, ns=(1, 1))
-        bench.say(state_of(bench.writer), phase="tailing")
-
-    during(monkeypatch, apply)
-    assert bench.verify().entries == ENTRIES + 2
-    assert bench.lines == ["/new/f: mode 0644, 0600 at the site"]
-
-
-def test_patience_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.say(state_of(bench.writer), phase="tailing")
-    bench.change(Kind.ATTRIBUTES, bench.source / "d" / "f")
-    (bench.source / "d" / "f").chmod(0o600)
-    monkeypatch.setattr(verification, "PATIENCE_SECONDS", 0.0)
-    bench.verify()
-    assert bench.in_flight == ["/d/f"]
-
-
-def test_many_differences_are_decided_in_between(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verification, "_SUSPECTS_MAX", 3)
-    for top in ("d", "e", "f"):
-        (bench.source / top).mkdir(exist_ok=True)
-        (bench.site / top).mkdir(exist_ok=True)
-        for number in range(5):
-            (bench.source / top / f"n{number}").touch()
-    result = bench.verify()
-    assert sum("missing" in line for line in bench.lines) == 15
-    assert result.entries == ENTRIES + 2 + 15
 
 
 def test_a_directory_that_cannot_be_listed_is_a_difference(
