@@ -163,8 +163,9 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
+        stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await trio.to_thread.run_sync(self._slice)
-        if self._stop_now or (self._stopping and not busy):
+        if self._stop_now or (stopping and not busy):
             return True
         if engine.state.initial:
             self._enter(Phase.INITIAL_COPY, "")
