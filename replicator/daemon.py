@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import trio
 
+from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import NoJournalError
 from mirrorfs.journal.segment import CorruptionError
 from replicator.config import RunSettings, SiteSettings
@@ -40,6 +41,7 @@ _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (SourceRefusedError, 66),
     (CorruptionError, 74),
     (StateError, 74),
+    (ControlError, 66),
     (PermissionError, 77),
 )
 
@@ -101,7 +103,7 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
         try:
             opened.append(driver)
             driver.open()
-        except (NoJournalError, *REFUSALS, StoreError, SourceError, OSError) as error:
+        except (NoJournalError, *REFUSALS, ControlError, StoreError, SourceError, OSError) as error:
             for each in opened:
                 each.close()
             code = 66 if isinstance(error, StoreError | SourceError) else exit_code(error)

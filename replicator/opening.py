@@ -11,6 +11,8 @@ import os
 import uuid
 from typing import Final
 
+from mirrorfs.journal.control_client import ControlClient, NotRunningError
+from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import handle_id
 from mirrorfs.journal.segment import Header
 from replicator import system_calls
@@ -19,6 +21,19 @@ from replicator.stores.base import RESERVED, TRANSIENT
 from replicator.view import SourceError, SourceRefusedError
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
+
+
+def open_journaled_source(reader: JournalReader) -> Source:
+    """The source: from mirrorfs if it runs (its mount may hide the tree), else by its path.
+
+    Raises SourceRefusedError, SourceError, ControlError, OSError.
+    """
+    try:
+        with ControlClient(reader.path) as client:
+            header, root_fd = client.root()
+    except NotRunningError:
+        return open_source(reader.header)
+    return adopt_source(header, root_fd)
 
 
 def open_source(header: Header) -> Source:

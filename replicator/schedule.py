@@ -84,7 +84,8 @@ def content_state(
     else:
         doubtful = recopy_after is not None and mark.sequence > recopy_after
         copied = incarnations.holds(mark) and not doubtful
-    if copied and mark is not None and mark.ctime_ns == ctime_ns and ctime_ns != 0:
+    proven = copied and mark is not None and MarkFlag.AHEAD not in mark.flags
+    if proven and mark is not None and mark.ctime_ns == ctime_ns and ctime_ns != 0:
         return ContentState.CURRENT
     if not trust:
         return ContentState.STALE

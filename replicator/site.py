@@ -14,9 +14,10 @@ from collections import deque
 from dataclasses import asdict
 from random import Random
 
+import msgspec
 import trio
 
-from mirrorfs.journal.control_client import ControlClient, NotRunningError
+from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
@@ -24,10 +25,11 @@ from replicator.config import SiteSettings
 from replicator.cursor import load_state, write_report
 from replicator.engine import Engine, Surroundings, TroubleError
 from replicator.lag import LagWindow, RateWindow
-from replicator.opening import adopt_source, open_source
+from replicator.opening import open_journaled_source
 from replicator.schedule import Incarnations
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
+from replicator.standing import boot_id
 from replicator.stores.base import SiteRefusedError, StoreError
 from replicator.stores.directory import DirectoryStore
 from replicator.view import SourceError, SourceRefusedError
@@ -52,12 +54,6 @@ class StopNowError(Exception):
     """The operator does not want to wait for the end of what is being done."""
 
 
-def boot_id() -> str:
-    """Id of this boot of this host."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
 class SiteDriver:
     """One site of one journal.
 
@@ -79,6 +75,7 @@ class SiteDriver:
         self._source: Source | None = None
         self._store: DirectoryStore | None = None
         self._engine: Engine | None = None
+        self._seen: SiteReport | None = None
         self._times: deque[tuple[SequenceNumber, int]] = deque()
         self._saved = self._worked = time.monotonic()
         self._lag = LagWindow()
@@ -97,7 +94,7 @@ class SiteDriver:
         """
         reader = self._reader = JournalReader(self.journal)
         self._head = reader.head()
-        source = self._source = _open_source(self.journal, reader)
+        source = self._source = open_journaled_source(reader)
         name = self.settings.name
         store = self._store = DirectoryStore.open(
             os.fsencode(self.settings.path),
@@ -118,8 +115,6 @@ class SiteDriver:
         self._engine = Engine(source, store, state, _incarnations(reader), world)
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
-        if state.initial:
-            _log.info("%s: initial copy of %s", name, os.fsdecode(reader.header.source.path))
         self._engine.save()
 
     def close(self) -> None:
@@ -138,6 +133,8 @@ class SiteDriver:
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
         tries = 0
+        if self.is_initial:
+            self._enter(Phase.INITIAL_COPY, "")
         while True:
             try:
                 if self._engine is None:
@@ -150,12 +147,13 @@ class SiteDriver:
             except REFUSALS as error:
                 self.halt(error)
                 break
-            except (TroubleError, StoreError, SourceError, OSError) as error:
+            except (TroubleError, StoreError, SourceError, ControlError, OSError) as error:
                 tries += 1
                 await self._back_off(error, tries)
-        await trio.to_thread.run_sync(self._end)
+        await trio.to_thread.run_sync(self._save_and_close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
+        self.report()
 
     async def _work(self) -> bool:
         """One slice, then wait if there is nothing to do; whether this was the end."""
@@ -300,13 +298,13 @@ class SiteDriver:
         if count:
             self._rate.add(now, count)
 
-    def _end(self) -> None:
+    def _save_and_close(self) -> None:
         if self._engine is not None:
             try:
                 self._engine.save(stopped=True)
             except (StoreError, SourceError) as error:
                 _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
-        self.report()
+            self._look(self._engine)
         self.close()
 
     def renew(self) -> None:
@@ -318,39 +316,49 @@ class SiteDriver:
 
     def report(self) -> None:
         """Write the report beside the journal; a full disk there must not stop us."""
-        engine = self._engine
-        if engine is None:
+        if self._engine is not None:
+            self._look(self._engine)
+        if self._seen is None:
             return
         now = time.time_ns()
+        report = msgspec.structs.replace(
+            self._seen,
+            updated_ns=now,
+            phase=self.phase.value,
+            phase_ns=self._phase_ns,
+            reason=self.reason,
+            lag_p50=self._lag.percentile(now, 0.5),
+            lag_p99=self._lag.percentile(now, 0.99),
+            records_per_second=self._rate.rate(now),
+        )
+        try:
+            write_report(self.journal, report)
+        except OSError as error:
+            _log.debug("%s: no report: %s", self.settings.name, error)
+
+    def _look(self, engine: Engine) -> None:
+        """What there is to report; it stays when the site is closed for a while."""
         store = engine.store
         counters = asdict(engine.counters)
         counters["directories_listed"] = store.directories_listed
         counters["bytes_written"] = store.bytes_written
-        report = SiteReport(
+        self._seen = SiteReport(
             site=self.settings.name,
             url=self.settings.url,
             host=socket.gethostname(),
             boot=boot_id(),
             pid=os.getpid(),
             started_ns=self._started_ns,
-            updated_ns=now,
-            phase=self.phase.value,
-            phase_ns=self._phase_ns,
-            reason=self.reason,
+            updated_ns=0,
+            phase="",
+            phase_ns=0,
             head=self._head,
             read=engine.plan.known,
             queue=len(engine.plan),
             oldest_ns=self._times[0][1] if self._times else 0,
-            lag_p50=self._lag.percentile(now, 0.5),
-            lag_p99=self._lag.percentile(now, 0.99),
-            records_per_second=self._rate.rate(now),
             counters=counters,
             state=engine.state,
         )
-        try:
-            write_report(self.journal, report)
-        except OSError as error:
-            _log.debug("%s: no report: %s", self.settings.name, error)
 
 
 def _tag(reader: JournalReader, record: Record) -> Tag:
@@ -360,13 +368,3 @@ def _tag(reader: JournalReader, record: Record) -> Tag:
 def _incarnations(reader: JournalReader) -> Incarnations:
     known = reader.incarnations()
     return Incarnations(known[:-1], known[-1].tag)
-
-
-def _open_source(journal: str, reader: JournalReader) -> Source:
-    """Through mirrorfs's control socket if it runs (the mount may hide the tree), else by path."""
-    try:
-        with ControlClient(journal) as client:
-            header, root_fd = client.root()
-    except NotRunningError:
-        return open_source(reader.header)
-    return adopt_source(header, root_fd)

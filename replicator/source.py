@@ -28,6 +28,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
 _CONTENT: Final = os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC
 _DELETED: Final = b" (deleted)"
 _RACES_MAX: Final = 10
+_QUIET_NS: Final = 10_000_000_000
 
 Names: TypeAlias = list[bytes]
 Steps: TypeAlias = list[tuple[ObjectId, bytes, ObjectId]]
@@ -262,10 +263,14 @@ class Source:
             return None
         return None if path.endswith(_DELETED) else path
 
-    def settle_delay(self, object: SourceObject) -> float:
+    def settle_delay(self, ctime_ns: int) -> float:
         """See SourceTree. Never more than the granularity, whatever the clocks say."""
-        left = object.ctime_ns + self._granularity_ns - time.time_ns()
+        left = ctime_ns + self._granularity_ns - time.time_ns()
         return max(0, min(left, self._granularity_ns)) / 1e9
+
+    def is_quiet(self, ctime_ns: int) -> bool:
+        """See SourceTree."""
+        return ctime_ns + _QUIET_NS < time.time_ns()
 
     def list(self, directory: SourceObject) -> list[bytes]:
         """See SourceTree."""

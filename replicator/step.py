@@ -19,9 +19,10 @@ from replicator.planner import PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
 from replicator.stores.base import RESERVED, Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
-from replicator.view import SourceChangedError, SourceObject, SourceTree
+from replicator.view import SourceChangedError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
+_SETTLE_TRIES = 5
 _WAY_TRIES = 16
 
 
@@ -174,7 +175,8 @@ class Step:
         if found.links <= 1:
             self._released(found.id)
         settled = self._plan.hints(found.id).settled_ctime_ns == found.ctime_ns
-        if settled and mark.ctime_ns != found.ctime_ns and stat.S_ISREG(found.mode):
+        told = mark.ctime_ns == found.ctime_ns and MarkFlag.AHEAD not in mark.flags
+        if settled and not told and stat.S_ISREG(found.mode):
             # only names or attributes moved the change time: a later reconcile need not copy it
             self._store.set_mark(copy.directory, copy.name, self._mark(found))
 
@@ -361,16 +363,21 @@ class Step:
     # content -----------------------------------------------------------------------------------
 
     def _mark(self, found: SourceObject) -> Mark:
-        return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
+        """The mark of a copy of the object as it was when it was opened."""
+        return self._mark_at(found.id, found.ctime_ns)
+
+    def _mark_at(self, identity: ObjectId, ctime_ns: int) -> Mark:
+        flags = MarkFlag.CONTENT
+        told = self._plan.hints(identity).settled_ctime_ns == ctime_ns
+        if not told and not self._source.is_quiet(ctime_ns):
+            flags |= MarkFlag.AHEAD
+        return Mark(identity, self._plan.known_tag, self._plan.known, ctime_ns, flags)
 
     def _stage(self, found: SourceObject, place: Place) -> Staged:
         """A complete copy of the object as it is now, not torn, and still of that place."""
         for _ in range(_STAGE_TRIES):
-            delay = self._source.settle_delay(found)
-            if delay > 0:
-                self._sleep(delay)
-            before = found.stat()
-            mark = Mark(found.id, self._plan.known_tag, self._plan.known, before.ctime_ns)
+            before = self._settled(found)
+            mark = self._mark_at(found.id, before.ctime_ns)
             attributes = found.attributes()
             if not stat.S_ISREG(before.mode):
                 staged = self._store.stage(attributes, None, mark)
@@ -391,6 +398,16 @@ class Step:
                 return self._checked(staged, found, before.ctime_ns, place)
             self._store.discard(staged)
         raise SourceChangedError("hot: it changes while it is read")
+
+    def _settled(self, found: SourceObject) -> SourceStat:
+        """The object as it is, when any later change will show in its change time."""
+        for _ in range(_SETTLE_TRIES):
+            now = found.stat()
+            delay = self._source.settle_delay(now.ctime_ns)
+            if delay <= 0:
+                return now
+            self._sleep(delay)
+        raise SourceChangedError("hot: it keeps changing")
 
     def _checked(self, staged: Staged, found: SourceObject, ctime_ns: int, place: Place) -> Staged:
         """The copy, if its object has not left the place since it was found there.

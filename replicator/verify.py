@@ -31,7 +31,7 @@ from replicator import system_calls
 from replicator.comparing import Comparer, Path, Seen, Tree, shown
 from replicator.config import SiteSettings
 from replicator.cursor import read_reports
-from replicator.opening import adopt_source, open_source
+from replicator.opening import open_journaled_source
 from replicator.pending import Pending
 from replicator.site_state import (
     STATE_FILE,
@@ -40,7 +40,6 @@ from replicator.site_state import (
     StateError,
     decode_state,
 )
-from replicator.source import Source
 from replicator.standing import standing, why_silent
 from replicator.stores.base import RESERVED, SiteMissingError, SiteRefusedError
 from replicator.stores.site_root import SiteFile
@@ -286,25 +285,6 @@ class SiteVerifier:
 
 
 @contextlib.contextmanager
-def open_journaled_source(reader: JournalReader) -> Iterator[Source]:
-    """The source: from mirrorfs if it runs (its mount may hide the tree), else by its path.
-
-    Raises SourceRefusedError, SourceError, ControlError, OSError.
-    """
-    try:
-        with ControlClient(reader.path) as client:
-            header, root_fd = client.root()
-    except NotRunningError:
-        source = open_source(reader.header)
-    else:
-        source = adopt_source(header, root_fd)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-@contextlib.contextmanager
 def open_site(settings: SiteSettings, header: Header) -> Iterator[Tree]:
     """The directory of a site of this volume. Raises SiteRefusedError, OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -341,7 +321,7 @@ def verify(
     """
     with (
         JournalReader(journal) as reader,
-        open_journaled_source(reader) as source,
+        contextlib.closing(open_journaled_source(reader)) as source,
         contextlib.ExitStack() as opened,
     ):
         trees = [opened.enter_context(open_site(site, reader.header)) for site in sites]

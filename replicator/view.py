@@ -157,9 +157,12 @@ class SourceTree(Protocol):
         key and equal id mean that it stands under the same names. The directories above it may be
         others, made again under the old names. None: cannot be told."""
 
-    def settle_delay(self, object: SourceObject) -> float:
-        """Seconds until the change time of the object, as it was when opened, is old enough that
-        any later change gives it another one. 0: it is already."""
+    def settle_delay(self, ctime_ns: int) -> float:
+        """Seconds until that change time is old enough that any later change of its object gives
+        another one. 0: it is already."""
+
+    def is_quiet(self, ctime_ns: int) -> bool:
+        """Whether that change time is so old that the change behind it is surely complete."""
 
     def list(self, directory: SourceObject) -> list[bytes]:
         """The names in a directory, in no order; none if it was removed meanwhile."""

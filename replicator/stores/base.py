@@ -42,6 +42,9 @@ class MarkFlag(enum.IntFlag):
 
     CONTENT = 1
     """The content was copied; without it the object is there, its content is not."""
+    AHEAD = 2
+    """It was read when no record spoke of it yet: a write may have been under way, which moves the
+    change time first and the content later. So its change time proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)

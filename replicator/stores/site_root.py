@@ -31,6 +31,7 @@ from replicator.stores.base import (
 from replicator.stores.lease import Lease
 
 FORMAT = 1
+_DAEMON = "trusted.mirrorfs.daemon"  # an attribute that only the root of a mirrorfs mount has
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -130,23 +131,35 @@ def _refusals(shown: str) -> Iterator[None]:
 
 
 def _refuse_overlap(root: int, source: int) -> None:
-    """Refuse a site that is the source, in it, or around it."""
-    if _is_at_or_below(root, os.fstat(source)):
-        raise SiteRefusedError("is inside the source tree")
-    if _is_at_or_below(source, os.fstat(root)):
-        raise SiteRefusedError("the source tree is inside it")
+    """Refuse a site that is the source, in it (below a mount, too), or around it."""
+    here, there = os.fstat(root), os.fstat(source)
+    for directory in _upwards(root):
+        if os.path.samestat(os.fstat(directory), there):
+            raise SiteRefusedError("is inside the source tree")
+        if _is_mirrorfs(directory):
+            raise SiteRefusedError("is inside a tree that mirrorfs is mounted over")
+    for directory in _upwards(source):
+        if os.path.samestat(os.fstat(directory), here):
+            raise SiteRefusedError("the source tree is inside it")
 
 
-def _is_at_or_below(directory: int, above: os.stat_result) -> bool:
+def _upwards(directory: int) -> Iterator[int]:
+    """The directory, and all above it."""
     with contextlib.ExitStack() as opened:
         while True:
-            found = os.fstat(directory)
-            if os.path.samestat(found, above):
-                return True
+            yield directory
             parent = _opened(os.open(b"..", os.O_PATH | os.O_CLOEXEC, dir_fd=directory), opened)
-            if os.path.samestat(found, os.fstat(parent)):
-                return False
+            if os.path.samestat(os.fstat(directory), os.fstat(parent)):
+                return
             directory = parent
+
+
+def _is_mirrorfs(directory: int) -> bool:
+    """Whether it is the root of a mirrorfs mount."""
+    try:
+        return bool(os.getxattr(f"/proc/self/fd/{directory}", _DAEMON))
+    except OSError:
+        return False
 
 
 def _refuse_foreign(root: int, volume: bytes, name: str, adopt: bool) -> SiteFile | None:
