@@ -17,6 +17,8 @@ from pathlib import Path
 import click
 import pytest
 
+from mirrorfs.config import read_options
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mirrorfs", "replicator", "xrootdfs")
 TOP_LEVEL = {
@@ -213,6 +215,13 @@ def test_licence_is_apache() -> None:
     assert project["license"] == "Apache-2.0"
 
 
+def _main(program: str) -> click.Group:
+    """The command group that has all the program's commands."""
+    names = vars(importlib.import_module(f"{program}.cli")).values()
+    groups = [value for value in names if isinstance(value, click.Group)]
+    return max(groups, key=lambda group: len(_commands(group)))
+
+
 def _options(command: click.Command) -> set[str]:
     """Every option of a command and of the commands below it."""
     found = {option for parameter in command.params for option in parameter.opts}
@@ -233,25 +242,29 @@ DOCUMENTS = ("README.md", "docs/limits.md", "docs/design.md")
 def _said(document: str) -> Iterator[str]:
     """The document's pieces of code, without what it says is planned."""
     text = (ROOT / document).read_text()
-    text = re.sub(r"(?ms)^(#+) Planned.*?(?=^#{1,2} |\Z)", "", text)
-    yield from re.findall(r"(?ms)^```.*?^```|^(?: {4}.*\n)+", text)
-    yield from re.findall(r"`([^`\n]+)`", text)
+    text = re.sub(r"(?ms)^#+ [^\n]*Planned.*?(?=^#{1,2} |\Z)", "", text)
+    for paragraph in re.split(r"\n\s*\n", text):
+        if paragraph.startswith("    "):
+            yield paragraph
+        else:
+            yield from re.findall(r"`([^`]+)`", paragraph.replace("\n", " "))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_only_commands_and_options_that_exist(document: str) -> None:
     wrong = []
     for program in PROGRAMS:
-        main = importlib.import_module(f"{program}.cli").cli
-        assert isinstance(main, click.Group)
+        main = _main(program)
         for piece in _said(document):
-            for line in re.findall(rf"(?m)(?:^|\s){program} ([a-z].*)$", piece):
+            for line in re.findall(rf"(?m)^\s*(?:\$ )?{program} ([a-z].*)$", piece):
                 words = line.split(" #")[0].split()
                 if words[0] not in _commands(main):
                     wrong.append(f"{program} {words[0]}")
                 options = {w.split("=")[0] for w in words if re.match(r"--[a-z]|-[a-zA-Z]$", w)}
                 known = _options(main) | {"--help", "--version", "-h"}
                 wrong += [f"{program} {line}: {option}" for option in options - known]
+                if line.startswith("mount ") and "-o" in words:
+                    read_options([words[words.index("-o") + 1]])
     assert wrong == []
 
 
