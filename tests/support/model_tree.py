@@ -51,6 +51,7 @@ class Thing:
     names: dict[bytes, Thing] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     dirty: bool = False
+    coming: bytes | None = None
     contents: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
@@ -118,9 +119,9 @@ class ModelObject:
 
     @contextmanager
     def content(self) -> Iterator[ModelContent]:
-        data = self.thing.content
+        data, changed = self.thing.content, self.thing.changed
         self._tree.meanwhile()
-        torn = self.thing.content != data
+        torn = self.thing.content != data and self.thing.changed != changed
         yield ModelContent(data + b"|" + self.thing.content if torn else data)
 
     def close(self) -> None: ...
@@ -226,14 +227,26 @@ class ModelTree:
 
     def write(self, thing: Thing) -> None:
         """Change content without closing: no record yet."""
+        self.begin_write(thing)
+        self.end_write(thing)
+
+    def begin_write(self, thing: Thing) -> None:
+        """A write(2) moves the times first, the content later."""
+        self.end_write(thing)
         now = self._tick()
-        thing.content = b"%d" % now
-        thing.contents.append((now, thing.content))
+        thing.coming = b"%d" % now
         thing.changed = thing.mtime = now
         thing.dirty = True
 
+    def end_write(self, thing: Thing) -> None:
+        """The content of the write that was begun, if one was."""
+        if thing.coming is not None:
+            thing.content, thing.coming = thing.coming, None
+            thing.contents.append((self._tick(), thing.content))
+
     def flush(self, thing: Thing) -> None:
         """Close after write."""
+        self.end_write(thing)
         if thing.dirty:
             thing.dirty = False
             self._log_change(Kind.WRITE, thing, *thing.places[:1])
@@ -316,8 +329,11 @@ class ModelTree:
         way = self.ancestors(directory)
         return None if way is None else b"/".join(name for _, name, _ in way)
 
-    def settle_delay(self, object: ModelObject) -> float:
+    def settle_delay(self, ctime_ns: int) -> float:
         return 0.0
+
+    def is_quiet(self, ctime_ns: int) -> bool:
+        return False
 
     def list(self, directory: ModelObject) -> list[bytes]:
         self.meanwhile()
@@ -359,6 +375,7 @@ def is_below(tree: ModelTree, thing: Thing, above: Thing) -> bool:
 _DRAWS = {
     "create": 2,
     "write": 2,
+    "begin_write": 1,
     "flush": 2,
     "save": 2,
     "unlink": 1,
@@ -377,9 +394,9 @@ def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> Non
     files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
     if draw == "attributes":
         tree.attributes(random.choice([t for t in tree.things.values() if tree.living(t)]))
-    elif draw in ("write", "flush"):
+    elif draw in ("write", "begin_write", "flush"):
         if files:
-            (tree.write if draw == "write" else tree.flush)(random.choice(files))
+            getattr(tree, draw)(random.choice(files))
     else:
         _change_place_at_random(tree, random, names, draw)
 

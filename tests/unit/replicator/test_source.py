@@ -324,12 +324,19 @@ def test_a_change_time_is_trusted_when_a_later_change_would_get_another(tree: Pa
     (tree / "f").touch()
     source = open_tree(tree, granularity_ns=3600 * 10**9)
     with found(source, "f") as file:
-        assert 3500 < source.settle_delay(file) <= 3600
+        assert 3500 < source.settle_delay(file.ctime_ns) <= 3600
     source.close()
     source = open_tree(tree, granularity_ns=0)
     with found(source, "f") as file:
-        assert source.settle_delay(file) == 0
+        assert source.settle_delay(file.ctime_ns) == 0
     source.close()
+
+
+def test_a_change_is_complete_when_its_change_time_is_old(source: Source, tree: Path) -> None:
+    (tree / "f").touch()
+    with found(source, "f") as file:
+        assert not source.is_quiet(file.ctime_ns)
+        assert source.is_quiet(file.ctime_ns - 3600 * 10**9)
 
 
 def test_clocks_that_differ_make_nobody_wait_for_long(
@@ -339,7 +346,7 @@ def test_clocks_that_differ_make_nobody_wait_for_long(
     source = open_tree(tree, granularity_ns=2 * 10**9)
     with found(source, "f") as file:
         monkeypatch.setattr(time, "time_ns", lambda: file.ctime_ns - 10**15)
-        assert source.settle_delay(file) == 2
+        assert source.settle_delay(file.ctime_ns) == 2
         monkeypatch.setattr(time, "time_ns", lambda: file.ctime_ns + 2 * 10**9)
-        assert source.settle_delay(file) == 0
+        assert source.settle_delay(file.ctime_ns) == 0
     source.close()
