@@ -363,10 +363,10 @@ class Step:
     # content -----------------------------------------------------------------------------------
 
     def _mark(self, found: SourceObject) -> Mark:
-        """The mark of a copy of the object as it was when it was opened."""
-        return self._mark_at(found.id, found.ctime_ns)
+        return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
 
-    def _mark_at(self, identity: ObjectId, ctime_ns: int) -> Mark:
+    def _read_mark(self, identity: ObjectId, ctime_ns: int) -> Mark:
+        """The mark of a copy that is read now, at that change time."""
         flags = MarkFlag.CONTENT
         told = self._plan.hints(identity).settled_ctime_ns == ctime_ns
         if not told and not self._source.is_quiet(ctime_ns):
@@ -377,7 +377,7 @@ class Step:
         """A complete copy of the object as it is now, not torn, and still of that place."""
         for _ in range(_STAGE_TRIES):
             before = self._settled(found)
-            mark = self._mark_at(found.id, before.ctime_ns)
+            mark = self._read_mark(found.id, before.ctime_ns)
             attributes = found.attributes()
             if not stat.S_ISREG(before.mode):
                 staged = self._store.stage(attributes, None, mark)
