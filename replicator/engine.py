@@ -200,6 +200,7 @@ class Engine:
         position = item.position
         self._unsaved = True
         try:
+            self.step.bench.map.limbo.tidy()
             self._carry_out(item)
             if self.step.bench.doubt:
                 keep = self.plan.reconciles > 0 or (self._escape.open and self._escape.keep)

@@ -57,11 +57,16 @@ class Limbo:
         return name
 
     def slot(self) -> bytes:
-        """A name for what passes through; nothing stands there."""
-        if _SLOT in self.names:
-            self._expel(_SLOT)
+        """A name for what passes through; `gone` when it has."""
+        self.tidy()
         self.names.add(_SLOT)
         return _SLOT
+
+    def tidy(self) -> None:
+        """Put what a step left in the slot when it was cut off where it is found."""
+        if _SLOT in self.names:
+            self._expel(_SLOT)
+            self.names.discard(_SLOT)
 
     def gone(self, name: bytes) -> None:
         """Nothing stands there any more."""
@@ -72,7 +77,7 @@ class Limbo:
         if entry is None:
             return
         right = None if entry.mark is None else limbo_name(entry.mark.object)
-        if right is None or right in self.names:
+        if right is None or self._store.lookup(self.directory, right) is not None:
             self._store.keep(self.directory, name, b"limbo/" + (right or name))
         else:
             self.names.add(right)

@@ -159,13 +159,12 @@ class Moves:
             self._forget_name(entry, place)
         else:
             # by way of limbo: what leaves must not show where the other came from
-            limbo, slot = self._limbo.directory, copy.name
-            if copy.place is not None and copy.entry.mark is not None:
-                slot = self._limbo.place_for(copy.entry.mark.object)
-                self._store.move(copy.directory, copy.name, limbo, slot)
+            limbo, slot = self._limbo.directory, self._limbo.slot()
+            self._store.move(copy.directory, copy.name, limbo, slot)
             self._store.exchange(limbo, slot, directory, place.name)
             self._forget_name(entry, place)
             self._take(limbo, slot, place, entry, mode)
+            self._limbo.gone(slot)
         if copy.place is not None:
             self._forget_name(copy.entry, copy.place)
         if stat.S_ISDIR(copy.entry.mode) or (entry is not None and stat.S_ISDIR(entry.mode)):
@@ -210,6 +209,7 @@ class Moves:
         self._map.moved()
         self._forget_name(entry, place)
         self._take(limbo, slot, place, entry, mode)
+        self._limbo.gone(slot)
 
     def save(self, directory: Directory, place: Place, entry: SiteEntry | None, mode: Mode) -> None:
         """Before a non-directory at a place is replaced: what must survive gets another name."""
@@ -229,6 +229,7 @@ class Moves:
         limbo, slot = self._limbo.directory, self._limbo.slot()
         self._store.link(directory, place.name, limbo, slot)
         self._store.keep(limbo, slot, self._bench.path(place))
+        self._limbo.gone(slot)
         self._bench.counters.kept += 1
 
     def vacate(self, directory: Directory, place: Place, entry: SiteEntry, mode: Mode) -> None:

@@ -81,6 +81,7 @@ class Hints:
         places: where records say it was or is.
         write: newest record that said its content changed (tag, sequence).
         made: a `mkdir` of it is among the records: everything in it has records of its own.
+        built: the site was given that directory since; to make it again, look into it.
         unsettled: its newest record left a content change unrecorded: a `write` will follow.
         settled_ctime_ns: change time it had when the newest record was made and nothing was
             unrecorded; 0 if unknown.
@@ -90,6 +91,7 @@ class Hints:
     places: dict[Place, SequenceNumber] = field(default_factory=dict)
     write: tuple[Tag, SequenceNumber] | None = None
     made: bool = False
+    built: bool = False
     unsettled: bool = False
     settled_ctime_ns: int = 0
 

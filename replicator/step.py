@@ -202,8 +202,11 @@ class Step:
             self.bench.map.forget(found.id)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=True)
             self.counters.made += 1
-            if not self._plan.hints(found.id).made:
-                self.bench.doubt.add(found.id)  # what it holds has no records of its own
+            hints = self._plan.hints(found.id)
+            if not hints.made or hints.built:
+                self.bench.doubt.add(found.id)  # what it holds has no records of its own to come
+            else:
+                hints.built = True
         self.bench.touched.add(found.id)
         made = self._store.lookup(directory, place.name)
         if made is not None and copy is not None:
