@@ -7,7 +7,7 @@ when the caller does not trust what it knows. Which object belongs where is deci
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator import schedule
@@ -16,7 +16,7 @@ from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
-from replicator.stores.base import Directory, Mark, SiteEntry, SiteStore, Staged
+from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
 from replicator.view import SourceObject, SourceTree
 
 
@@ -116,6 +116,21 @@ class Bench:
             return False
         with found:
             return schedule.same_kind(found, entry)
+
+    def distrust(self, directory: Directory, name: bytes, entry: SiteEntry) -> None:
+        """Its content must not be taken for current when it comes to its place."""
+        if entry.mark is not None and stat.S_ISREG(entry.mode):
+            flags = entry.mark.flags & ~MarkFlag.CONTENT
+            stale = replace(entry.mark, ctime_ns=0, flags=flags)
+            self.store.set_mark(directory, name, stale)
+
+    def distrust_if_outdated(self, directory: Directory, name: bytes, entry: SiteEntry) -> None:
+        """It goes to limbo: the record that its content changed may be done with, and forgotten,
+        before it comes to a place again."""
+        if entry.mark is not None:
+            write = self.plan.hints(entry.mark.object).write
+            if write is not None and not self.incarnations.covers(entry.mark, write):
+                self.distrust(directory, name, entry)
 
     def path(self, place: Place) -> bytes:
         """A place's path as the source has its directory now, or the name alone; for people."""
@@ -220,6 +235,7 @@ class Moves:
             identity = entry.mark.object
             if not self._held_elsewhere(identity, place, entry):
                 name = self._limbo.place_for(identity)
+                self._bench.distrust_if_outdated(directory, place.name, entry)
                 self._store.link(directory, place.name, self._limbo.directory, name)
         elif mode.keep or entry.mark is None:
             self.keep_version(directory, place)
@@ -274,6 +290,7 @@ class Moves:
             identity = entry.mark.object
             if not self._second_copy(identity, place, entry):
                 waiting = self._limbo.place_for(identity)
+                self._bench.distrust_if_outdated(directory, name, entry)
                 self._store.move(directory, name, self._limbo.directory, waiting)
                 if stat.S_ISDIR(entry.mode):
                     self._map.moved()

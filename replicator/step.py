@@ -299,7 +299,7 @@ class Step:
             standing = {place for place in places if self.bench.stands(place, found.id)}
             for copy in copies:
                 if copy.place not in standing:
-                    self._distrust(copy)
+                    self.bench.distrust(copy.directory, copy.name, copy.entry)
         for place in standing:
             self.place(place, mode)
         if not places and not copies:
@@ -309,17 +309,7 @@ class Step:
     def distrust(self, identity: ObjectId) -> None:
         """The records that say its content changed may be forgotten before it was copied again."""
         for copy in self.bench.map.copies(identity):
-            if stat.S_ISREG(copy.entry.mode):
-                self._distrust(copy)
-
-    def _distrust(self, copy: Copy) -> None:
-        """It stands where the source has it no more, or in limbo: its content must not be taken for
-        current when it comes to its place."""
-        mark = copy.entry.mark
-        assert mark is not None, "only marked entries are copies"
-        flags = mark.flags & ~MarkFlag.CONTENT
-        stale = Mark(mark.object, mark.tag, mark.sequence, 0, flags)
-        self._store.set_mark(copy.directory, copy.name, stale)
+            self.bench.distrust(copy.directory, copy.name, copy.entry)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
