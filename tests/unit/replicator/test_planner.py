@@ -33,9 +33,14 @@ class Journal:
         self.plan.add(Record(sequence, 0, kind, SETTLED if settled else 0, body), TAG)
 
     def change(
-        self, kind: Kind, identity: ObjectId, *places: Place, settled: bool = True, **more: int
+        self,
+        kind: Kind,
+        identity: ObjectId,
+        *places: Place,
+        settled: bool = True,
+        ctime_ns: int = 0,
     ) -> None:
-        self.add(kind, Change(identity, places, b"p", 0o100644, 1, **more), settled=settled)
+        self.add(kind, Change(identity, places, b"p", 0o100644, 1, ctime_ns), settled=settled)
 
     def drain(self) -> list[Item]:
         items = []
