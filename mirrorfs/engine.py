@@ -208,6 +208,11 @@ class Engine(pyfuse3.Operations):
         self._shed_above = known + limit // 10
         return self._objects.oldest_names(wanted)
 
+    def _shed_again(self) -> None:
+        """The kernel has forgotten something: the next surplus is counted from here."""
+        limit = self._options.inode_cache
+        self._shed_above = min(self._shed_above, max(limit, self.nodes + limit // 10))
+
     def _do_slow_things(
         self, numbers: list[int], descriptors: list[int], names: list[tuple[int, bytes]]
     ) -> None:

@@ -57,6 +57,7 @@ class Operations(AttributeRequests, ContentRequests):
         try:
             for number, count in inode_list:
                 self._objects.forget(number, count)
+            self._shed_again()
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
             self.failure("forget", error)
         if self._objects.slow_to_close:
