@@ -7,7 +7,6 @@ Paths are computed by walking up, so that renaming a directory costs the same wh
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -161,24 +160,24 @@ class InodeTable:
             return self.unbind(to_directory, to_name)
         if to_directory.children.get(to_name) is node:
             return []
-        with self._held(directory, to_directory, node) as left:
-            left += self.unbind(directory, name)
-            left += self.bind(to_directory, to_name, node)
-        return left
+        held = self._hold(directory, to_directory, node)
+        left = self.unbind(directory, name)
+        left += self.bind(to_directory, to_name, node)
+        return left + self._let_go(held)
 
     def exchange(
         self, directory: Node, name: bytes, to_directory: Node, to_name: bytes
     ) -> list[Node]:
         """Two names changed their objects. Returns nodes that left the table by this."""
         here, there = directory.children.get(name), to_directory.children.get(to_name)
-        with self._held(directory, to_directory, here, there) as left:
-            left += self.unbind(directory, name)
-            left += self.unbind(to_directory, to_name)
-            if here is not None:
-                left += self.bind(to_directory, to_name, here)
-            if there is not None:
-                left += self.bind(directory, name, there)
-        return left
+        held = self._hold(directory, to_directory, here, there)
+        left = self.unbind(directory, name)
+        left += self.unbind(to_directory, to_name)
+        if here is not None:
+            left += self.bind(to_directory, to_name, here)
+        if there is not None:
+            left += self.bind(directory, name, there)
+        return left + self._let_go(held)
 
     def forget(self, number: int, count: int) -> list[Node]:
         """The kernel dropped `count` references. Returns nodes that left the table by this."""
@@ -211,18 +210,22 @@ class InodeTable:
             return None
         return path + b"/" + name if path else name
 
-    @contextlib.contextmanager
-    def _held(self, *nodes: Node | None) -> Iterator[list[Node]]:
-        """These nodes stay in the table meanwhile; the list gets what leaves it afterwards."""
+    def _hold(self, *nodes: Node | None) -> list[Node]:
+        """These nodes stay in the table until `_let_go`."""
         held = [node for node in nodes if node is not None]
         for node in held:
             node.lookups += 1
-        left: list[Node] = []
-        yield left
+        return held
+
+    def _let_go(self, held: list[Node]) -> list[Node]:
+        """Returns those of them, and of what is above them, that left the table by this."""
         for node in held:
             node.lookups -= 1
+        left: list[Node] = []
         for node in held:
-            left += self.leave_unused(node)
+            if not node.lookups:
+                left += self.leave_unused(node)
+        return left
 
     def _is_below(self, node: Node | None, ancestor: Node) -> bool:
         while node is not None:

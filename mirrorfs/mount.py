@@ -24,7 +24,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, control, mountinfo
+from mirrorfs import background, checks, control, mountinfo, request_loop
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume
 from mirrorfs.degraded import EnduringJournal
@@ -279,6 +279,7 @@ class _Served:
             nursery.start_soon(self._end_on_signal)
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
             ready()
+            request_loop.install(patient=self._volume.io == "inline")
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
 

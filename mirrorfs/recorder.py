@@ -116,7 +116,7 @@ class Recorder:
         """A name became another one. Returns the attributes of what was displaced."""
         subject, _ = self._look(node)
         other, attributes = (None, None) if displaced is None else self._look(displaced)
-        old_place, _ = self._place(*old)
+        old_place = self._objects.place(*old)
         new_place, path = self._place(*new)
         self._append(capture.renamed(subject, (old_place, new_place), path, flags, other))
         return attributes
