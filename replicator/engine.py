@@ -139,7 +139,7 @@ class Engine:
         self._names: deque[tuple[ObjectId, Place]] = deque()
         self._escape = Escape(world)
         if state.escaping:
-            self._escape.begin(keep=True)
+            self._escape.begin(keep=state.keeping)
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
@@ -355,7 +355,7 @@ class Engine:
             del self._tags[0]
         state.tag = f"{self._tags[0][1]:016x}"
         state.held = self.held
-        state.escaping = self._escape.open
+        state.escaping, state.keeping = self._escape.open, self._escape.keep
         state.clean = clean_cursor(working, state.held, initial=state.initial)
         state.boot, state.stopped = self._world.boot, stopped
         state.saved_ns = self._world.clock_ns()

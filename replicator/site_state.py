@@ -95,6 +95,7 @@ class SiteState(msgspec.Struct, kw_only=True):
         initial: the initial copy is to be made, or is not complete.
         adopt: the initial copy may adopt what was there.
         escaping: a reconcile has ended shortly before: what has moved meanwhile is compared again.
+        keeping: and what is found gone then is kept.
         boot: boot id of the host that wrote this; with `stopped` false and another boot id, what
             was copied after `working` may be lost.
     """
@@ -109,6 +110,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     initial: bool = False
     adopt: bool = False
     escaping: bool = False
+    keeping: bool = False
     held: list[HeldStep] = []
     boot: str = ""
     stopped: bool = False
