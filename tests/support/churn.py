@@ -422,7 +422,8 @@ def main(directory: str, seed: str, operations: str = "0") -> int:
     wanted: set[int] = set()
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _frame: wanted.add(number))
-    churn = Churn(os.fsencode(directory), int(seed))
+    os.chdir(directory)  # a dead mount stays the dead mount, whatever takes its place
+    churn = Churn(b".", int(seed))
     goal = int(operations)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
