@@ -304,7 +304,7 @@ class Engine:
         if isinstance(item, ObjectItem):
             return item.object
         if isinstance(item, PlaceItem):
-            return self.step.object_at(item.place) or b""
+            return self.step.bench.object_at(item.place) or b""
         return b""
 
     def _due(self) -> Iterator[Item]:

@@ -95,17 +95,21 @@ class Bench:
             recopy_after=mode.recopy_after,
         )
 
-    def stands(self, place: Place, identity: ObjectId) -> bool:
-        """Whether the source has that object at that place now."""
+    def object_at(self, place: Place) -> ObjectId | None:
+        """The object the source has there now. Raises SourceError."""
         parent = self.source.open(place.directory)
         if parent is None:
-            return False
+            return None
         with parent:
             found = self.source.lookup(parent, place.name)
             if found is None:
-                return False
+                return None
             with found:
-                return found.id == identity
+                return found.id
+
+    def stands(self, place: Place, identity: ObjectId) -> bool:
+        """Whether the source has that object at that place now. Raises SourceError."""
+        return self.object_at(place) == identity
 
     def alive(self, entry: SiteEntry) -> bool:
         """Whether the object that is a copy of still exists in the source."""

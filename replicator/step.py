@@ -100,18 +100,6 @@ class Step:
             elif entry is not None:
                 self.moves.vacate(directory, place, entry, mode)
 
-    def object_at(self, place: Place) -> ObjectId | None:
-        """The object the source has there now. Raises SourceError."""
-        parent = self._source.open(place.directory)
-        if parent is None:
-            return None
-        with parent:
-            found = self._source.lookup(parent, place.name)
-            if found is None:
-                return None
-            with found:
-                return found.id
-
     def directory(self, source: SourceObject, mode: Mode = NORMAL) -> Directory | None:
         """The site's directory, wherever the site has it; made, with its ancestors, if it has not.
 
