@@ -33,7 +33,7 @@ _ENTRIES_MAX = 400
 _OTHERS = (
     *(errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.EINVAL),
     *(errno.ELOOP, errno.ENODATA, errno.EPERM, errno.ENXIO, errno.ENAMETOOLONG, errno.ESTALE),
-    *(errno.EBUSY,),
+    *(errno.EBUSY, errno.EACCES),
 )
 """What an operation may answer: its object is of the wrong kind, or another job was faster."""
 

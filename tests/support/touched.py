@@ -20,7 +20,9 @@ def unexplained(source: Path, site: Path, journal: Path, clean: int) -> list[str
     if touched.everything:
         return []
     one, other = snapshot(source), snapshot(site)
-    sides = [_Ids(one, touched.source_id(source)), _Ids(other, _site_id(site, touched.root))]
+    sides = [_Ids(touched.source_id(source)), _Ids(_site_id(site, touched.root))]
+    for side in sides:
+        touched.add_times(side)
     lines = []
     for path in sorted(one.keys() | other.keys()):
         if one.get(path) == other.get(path):
@@ -60,6 +62,10 @@ class Touched:
             if body.other is not None:
                 self._objects.add(body.other)
 
+    def add_times(self, side: _Ids) -> None:
+        """What is copied anew is put under all its names, which moves their directories' times."""
+        self._objects.update([above for above, below in side.pairs() if below in self._objects])
+
     def covers(self, step: tuple[bytes, bytes, bytes, bool]) -> bool:
         """Whether a step on the way to a path (directory, name, object, whether it is the last)
         was touched."""
@@ -93,9 +99,14 @@ def _site_id(site: Path, root: ObjectId) -> dict[bytes, ObjectId]:
 class _Ids:
     """One side: the steps from its root to a path."""
 
-    def __init__(self, tree: Tree, ids: dict[bytes, ObjectId]) -> None:
-        self._tree = tree
+    def __init__(self, ids: dict[bytes, ObjectId]) -> None:
         self._ids = ids
+
+    def pairs(self) -> Iterator[tuple[ObjectId, ObjectId]]:
+        """Directory and what is in it."""
+        for path, identity in self._ids.items():
+            if path != ROOT:
+                yield self._ids[os.path.dirname(path) or ROOT], identity
 
     def steps(self, path: bytes) -> Iterator[tuple[bytes, bytes, bytes, bool]]:
         directory: bytes = self._ids[ROOT]
