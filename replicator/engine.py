@@ -7,10 +7,10 @@ may be saved. It neither reads the journal nor waits for anything; `site` does t
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -304,7 +304,8 @@ class Engine:
         if isinstance(item, ObjectItem):
             return item.object
         if isinstance(item, PlaceItem):
-            return self.step.bench.object_at(item.place) or b""
+            with contextlib.suppress(SourceError):  # it may be why the step is held
+                return self.step.bench.object_at(item.place) or b""
         return b""
 
     def _due(self) -> Iterator[Item]:
@@ -374,7 +375,7 @@ class Engine:
         self._limbo = limbo
 
 
-@contextmanager
+@contextlib.contextmanager
 def _trouble(what: str) -> Iterator[None]:
     """Errors of site and source that get here are trouble: what was tried stays to do."""
     try:
