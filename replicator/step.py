@@ -447,10 +447,11 @@ class Step:
             names.values(), key=lambda each: schedule.recency(each.entry.mark, found.ctime_ns)
         )
         for at, each in names.items():
+            # even if nothing is left to do: we may have been killed before the times were set
+            self.bench.touched.add(at.directory)
             if each.entry.identity != newest.entry.identity:
                 self.bench.names.add(found.id, at)
                 self._store.link(newest.directory, newest.name, each.directory, each.name)
-                self.bench.touched.add(at.directory)
                 self.counters.linked += 1
 
     def _adopt(
