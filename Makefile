@@ -2,6 +2,7 @@
 # make test     all tests that this machine can run
 # make check    a minute: format, lint, types, imports, unit tests
 # make torture  long campaigns with random seeds
+# make bench    measure beside peers: see benchmarks/README.md
 # Each does the set-up it needs first; the second time that takes no time.
 
 VENV := $(CURDIR)/.venv
@@ -11,7 +12,7 @@ SEED ?= $(shell date +%N)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 AS_ROOT = $(ROOT) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 
-.PHONY: run test check torture setup clean
+.PHONY: run test check torture bench setup clean
 
 run: setup
 ifeq ($(SOURCE)$(SITE),)
@@ -36,6 +37,9 @@ check: setup
 torture: setup
 	@echo "CAMPAIGN=long SEED=$(SEED)"
 	@$(AS_ROOT) CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore python -m pytest --timeout=0 -s $(ARGS)
+
+bench: setup
+	@for each in engine lag burst; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
 
 setup:
 	@.ci/setup "$(VENV)"
