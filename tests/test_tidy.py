@@ -99,7 +99,7 @@ def test_nothing_stands_at_the_top_that_the_layout_does_not_name() -> None:
     assert found <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("name", sorted(TOP_LEVEL - {"benchmarks"}))
+@pytest.mark.parametrize("name", sorted(TOP_LEVEL))
 def test_what_the_layout_names_is_there(name: str) -> None:
     assert (ROOT / name).exists()
 
