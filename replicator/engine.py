@@ -186,9 +186,21 @@ class Engine:
                 self._apply(item)
             except (StoreError, SourceError) as error:
                 no_space = isinstance(error, StoreError) and error.no_space
+                if no_space:
+                    self._make_room()
                 raise TroubleError(str(error), describe(item), no_space=no_space) from error
             done += 1
         return done
+
+    def _make_room(self) -> None:
+        """The site is full: what the source has no more goes before its turn."""
+        failures = (DeferredError, SourceChangedError, StoreError, SourceError)
+        for item in sorted(self.plan.waiting(), key=lambda each: each.position):
+            if isinstance(item, PlaceItem):
+                with contextlib.suppress(*failures):
+                    if self.step.bench.object_at(item.place) is None:
+                        self.step.place(item.place, self._mode(item), item)
+                        self.plan.done(item)
 
     def _write_names(self) -> None:
         """Hints are forgotten with the saved cursor; which names are one object must not be."""
@@ -300,6 +312,13 @@ class Engine:
             errno=getattr(error, "errno", 0),
         )
 
+    def _hold_timeless(self) -> None:
+        timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
+        for identity, error in timeless.items():
+            path = self.step.bench.path_of(identity)
+            self._hold(ObjectItem(identity, (position, 0), path), error)
+        timeless.clear()
+
     def _object_of(self, item: Item) -> bytes:
         if isinstance(item, ObjectItem):
             return item.object
@@ -348,6 +367,7 @@ class Engine:
         """Directory times, then everything to disk, then the cursors. Raises StoreError."""
         self._write_names()
         self.step.finish()
+        self._hold_timeless()
         if self.idle:
             self._expire_limbo()
         state, working = self.state, self.plan.working()

@@ -69,6 +69,7 @@ class Bench:
         incarnations: those of the journal.
         doubt: directories that must be reconciled, whole depth, before the next step.
         touched: directories whose times must be set.
+        timeless: directories whose times could not be set, and why: to be tried again.
     """
 
     source: SourceTree
@@ -80,6 +81,7 @@ class Bench:
     counters: Counters = field(default_factory=Counters)
     doubt: set[ObjectId] = field(default_factory=set)
     touched: set[ObjectId] = field(default_factory=set)
+    timeless: dict[ObjectId, Exception] = field(default_factory=dict)
 
     def content_state(
         self, mark: Mark | None, found: SourceObject, mode: Mode, *, arriving: bool = False
@@ -135,6 +137,15 @@ class Bench:
             write = self.plan.hints(entry.mark.object).write
             if write is not None and not self.incarnations.covers(entry.mark, write):
                 self.distrust(directory, name, entry)
+
+    def path_of(self, directory: ObjectId) -> bytes | None:
+        """A directory's path as the source has it now; for people."""
+        found = self.source.open(directory)
+        if found is None:
+            return None
+        with found:
+            way = self.source.ancestors(found)
+        return None if way is None else b"/".join(name for _, name, _ in way)
 
     def path(self, place: Place) -> bytes:
         """A place's path as the source has its directory now, or the name alone; for people."""

@@ -45,6 +45,7 @@ _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
+_SPACE_SECONDS_MAX = 5.0
 
 REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
 """What only an operator can mend: the site halts."""
@@ -210,7 +211,8 @@ class SiteDriver:
             await trio.to_thread.run_sync(self.close)
         if self._stopping:
             raise StopNowError
-        await self._wait(backoff_seconds(tries, self._random.random()))
+        seconds = backoff_seconds(tries, self._random.random())
+        await self._wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
 

@@ -28,7 +28,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
 _CONTENT: Final = os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC
 _DELETED: Final = b" (deleted)"
 _RACES_MAX: Final = 10
-_QUIET_NS: Final = 10_000_000_000
+_QUIET_NS: Final = 2_000_000_000
 
 Names: TypeAlias = list[bytes]
 Steps: TypeAlias = list[tuple[ObjectId, bytes, ObjectId]]

@@ -18,8 +18,17 @@ from replicator.names import NameTable
 from replicator.planner import PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
-from replicator.stores.base import RESERVED, Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
-from replicator.view import SourceChangedError, SourceObject, SourceStat, SourceTree
+from replicator.stores.base import (
+    RESERVED,
+    Directory,
+    Mark,
+    MarkFlag,
+    SiteEntry,
+    SiteStore,
+    Staged,
+    StoreError,
+)
+from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
@@ -467,16 +476,28 @@ class Step:
     # ends --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Set the times of the directories touched: last, since every change inside moves them."""
+        """Set the times of the directories touched: last, since every change inside moves them.
+
+        Those that fail for good are left to `timeless`. Raises StoreError, SourceError.
+        """
         touched = self.bench.touched
         while touched:
             identity = next(iter(touched))
-            found = self._source.open(identity)
-            if found is not None:
-                with found:
-                    directory = self.bench.map.find(identity)
-                    if directory is not None:
-                        now = found.stat()
-                        self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
+            try:
+                self._set_times(identity)
+            except (StoreError, SourceError) as error:
+                if error.transient:
+                    raise
+                self.bench.timeless[identity] = error
             touched.discard(identity)  # not before: what failed is still to be done
         self.bench.map.trim()
+
+    def _set_times(self, identity: ObjectId) -> None:
+        found = self._source.open(identity)
+        if found is None:
+            return
+        with found:
+            directory = self.bench.map.find(identity)
+            if directory is not None:
+                now = found.stat()
+                self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
