@@ -143,6 +143,11 @@ class Replication:
         assert isinstance(found, SiteReport), found
         return found
 
+    def has_reported(self, site: str) -> bool:
+        """Whether the replicator that runs now has reported of that site."""
+        found = read_reports(str(self.journal)).get(site)
+        return isinstance(found, SiteReport) and found.pid == self.pid
+
     def clean(self, site: str) -> int:
         """The clean cursor; -1 before there is one."""
         found = state(self.sites[site])
@@ -155,6 +160,10 @@ class Replication:
         """
         target = head(self.journal)
         for name in sites or self.sites:
+            self.expect(
+                lambda name=name: self.has_reported(name),  # type: ignore[misc]
+                f"{name} is not worked on",
+            )
             self.expect(
                 lambda name=name: self.clean(name) >= target,  # type: ignore[misc]
                 f"{name} does not come to record {target}",
