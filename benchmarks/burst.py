@@ -58,7 +58,7 @@ def _burst(jobs: Path, site: Path, journal: Path, files: int) -> dict[str, float
     equal = _last_change(site)
     nanoseconds = {
         _WRITTEN: closed - began,
-        _EQUAL: equal - closed,
+        _EQUAL: max(0, equal - closed),  # the clock of change times is a coarse one
         _TOTAL: equal - began,
         _WAITED: waited - closed,
         _WAIT_ALONE: alone,
