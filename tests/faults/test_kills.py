@@ -53,6 +53,7 @@ def conclude(kills: int, in_flight: int, capfd: pytest.CaptureFixture[str]) -> N
 def end_replicator(replication: Replication, load: Load, how: int) -> None:
     """SIGKILL; or SIGTERM twice: no more work, but a saved cursor; or SIGTERM: all work done."""
     if how == 0:
+        replication.wait_for_reports()
         replication.signal(signal.SIGTERM)
         replication.signal(signal.SIGTERM)
         # the second may meet a process that is done and no longer listens

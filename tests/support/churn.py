@@ -119,7 +119,9 @@ class Churn:
         for directory in self._directories:
             try:
                 names = sorted(os.listdir(directory))
-            except (FileNotFoundError, NotADirectoryError):  # another job was faster
+            except OSError as error:  # another job replaced something on the way to it
+                if error.errno not in _OTHERS:
+                    raise
                 continue
             for name in names:
                 path = os.path.join(directory, name)
@@ -398,7 +400,9 @@ class Churn:
 def _mode(path: bytes) -> int:
     try:
         return os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in _OTHERS:
+            raise
         return 0
 
 

@@ -106,6 +106,7 @@ class Replication:
 
     def stop(self) -> None:
         """SIGTERM: it applies what is in the journal, and ends with 0."""
+        self.wait_for_reports()
         self.signal(signal.SIGTERM)
         code = self.wait()
         assert code == 0, f"ended with {code}:\n{self.said()}"
@@ -143,10 +144,15 @@ class Replication:
         assert isinstance(found, SiteReport), found
         return found
 
-    def has_reported(self, site: str) -> bool:
-        """Whether the replicator that runs now has reported of that site."""
-        found = read_reports(str(self.journal)).get(site)
-        return isinstance(found, SiteReport) and found.pid == self.pid
+    def wait_for_reports(self) -> None:
+        """Until the replicator that runs now has reported of every site: it is at work."""
+
+        def reported() -> bool:
+            reports = read_reports(str(self.journal))
+            found = [reports.get(name) for name in self.sites]
+            return all(isinstance(each, SiteReport) and each.pid == self.pid for each in found)
+
+        self.expect(reported, "it does not report")
 
     def clean(self, site: str) -> int:
         """The clean cursor; -1 before there is one."""
@@ -159,11 +165,8 @@ class Replication:
         It must go on running.
         """
         target = head(self.journal)
+        self.wait_for_reports()
         for name in sites or self.sites:
-            self.expect(
-                lambda name=name: self.has_reported(name),  # type: ignore[misc]
-                f"{name} is not worked on",
-            )
             self.expect(
                 lambda name=name: self.clean(name) >= target,  # type: ignore[misc]
                 f"{name} does not come to record {target}",
