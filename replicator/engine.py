@@ -28,7 +28,8 @@ from replicator.site_state import (
     clean_cursor,
     encode_state,
 )
-from replicator.step import AheadError, DeferredError, Step
+from replicator.staging import AheadError, DeferredError
+from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
@@ -190,6 +191,7 @@ class Engine:
                     self._make_room()
                 raise TroubleError(str(error), describe(item), no_space=no_space) from error
             done += 1
+        self._escape.passed(self.plan.working())
         return done
 
     def _make_room(self) -> None:
@@ -251,7 +253,7 @@ class Engine:
     def _mode(self, item: Item) -> Mode:
         held = self._held.get(_key(item))
         if held is not None and held.tries > 0:
-            return Mode(trust=False, exact=True)
+            return Mode(trust=False, wait=False, exact=True)
         if self._recopy is not None and item.position[0] <= self._recopy[0]:
             return self._recopy[1]
         if self._escape.open:

@@ -41,6 +41,7 @@ class Mode:
 
     Attributes:
         trust: records tell everything that has changed.
+        wait: what is being written waits for its `write` record.
         sure: they tell every change of content, at least.
         escaped: what moves may have been missed by a reconcile that was under way.
         keep: what is removed goes to `kept`.
@@ -50,6 +51,7 @@ class Mode:
     """
 
     trust: bool = True
+    wait: bool = True
     sure: bool = True
     escaped: bool = False
     keep: bool = False
@@ -93,6 +95,7 @@ class Bench:
             self.plan.hints(found.id),
             self.incarnations,
             trust=mode.trust and mode.sure,
+            wait=mode.wait,
             arriving=arriving,
             recopy_after=mode.recopy_after,
         )
@@ -123,20 +126,16 @@ class Bench:
         with found:
             return schedule.same_kind(found, entry)
 
-    def distrust(self, directory: Directory, name: bytes, entry: SiteEntry) -> None:
-        """Its content must not be taken for current when it comes to its place."""
-        if entry.mark is not None and stat.S_ISREG(entry.mode):
+    def leaves(self, directory: Directory, name: bytes, entry: SiteEntry, mode: Mode) -> None:
+        """A copy waits for its place: the record that its content changed may be forgotten before
+        it comes there. Then it must not be taken for current."""
+        if entry.mark is None or not stat.S_ISREG(entry.mode):
+            return
+        write = self.plan.hints(entry.mark.object).write
+        told = write is not None and not self.incarnations.covers(entry.mark, write)
+        if told or not (mode.trust and mode.sure):
             flags = entry.mark.flags & ~MarkFlag.CONTENT
-            stale = replace(entry.mark, ctime_ns=0, flags=flags)
-            self.store.set_mark(directory, name, stale)
-
-    def distrust_if_outdated(self, directory: Directory, name: bytes, entry: SiteEntry) -> None:
-        """It goes to limbo: the record that its content changed may be done with, and forgotten,
-        before it comes to a place again."""
-        if entry.mark is not None:
-            write = self.plan.hints(entry.mark.object).write
-            if write is not None and not self.incarnations.covers(entry.mark, write):
-                self.distrust(directory, name, entry)
+            self.store.set_mark(directory, name, replace(entry.mark, ctime_ns=0, flags=flags))
 
     def path_of(self, directory: ObjectId) -> bytes | None:
         """A directory's path as the source has it now; for people."""
@@ -250,7 +249,7 @@ class Moves:
             identity = entry.mark.object
             if not self._held_elsewhere(identity, place, entry):
                 name = self._limbo.place_for(identity)
-                self._bench.distrust_if_outdated(directory, place.name, entry)
+                self._bench.leaves(directory, place.name, entry, mode)
                 self._store.link(directory, place.name, self._limbo.directory, name)
         elif mode.keep or entry.mark is None:
             self.keep_version(directory, place)
@@ -305,7 +304,7 @@ class Moves:
             identity = entry.mark.object
             if not self._second_copy(identity, place, entry):
                 waiting = self._limbo.place_for(identity)
-                self._bench.distrust_if_outdated(directory, name, entry)
+                self._bench.leaves(directory, name, entry, mode)
                 self._store.move(directory, name, self._limbo.directory, waiting)
                 if stat.S_ISDIR(entry.mode):
                     self._map.moved()

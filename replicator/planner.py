@@ -17,6 +17,7 @@ from typing import TypeAlias
 from mirrorfs.journal.record import (
     Change,
     Kind,
+    Mount,
     ObjectId,
     Place,
     Reconcile,
@@ -131,6 +132,9 @@ class Plan:
             self.add_reconcile(ReconcileItem(body.directory, body.whole, position, body.path))
         elif isinstance(body, Change):
             self._add_change(record, body, tag)
+        elif isinstance(body, Mount):
+            for hints in self._hints.values():
+                hints.unsettled = False  # the writers ended with the mount before
 
     @property
     def reconciles(self) -> int:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
 from replicator.moves import NORMAL, Mode
-from replicator.step import DeferredError, Step
+from replicator.staging import DeferredError
+from replicator.step import Step
 from replicator.stores.base import StoreError
 from replicator.view import SourceChangedError, SourceError
 

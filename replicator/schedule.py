@@ -62,6 +62,7 @@ def content_state(
     incarnations: Incarnations,
     *,
     trust: bool,
+    wait: bool = True,
     arriving: bool = False,
     recopy_after: SequenceNumber | None = None,
 ) -> ContentState:
@@ -73,6 +74,7 @@ def content_state(
         incarnations: those of the journal.
         trust: whether records tell every change. Without (reconcile), only an unchanged change
             time shows that the content is unchanged.
+        wait: whether a writer that is at work may be waited for; he has not ended in a minute.
         arriving: the copy is to be shown at another place. Then the records must account for the
             change time the source object has now: the source may be ahead of the records read, and
             an older content must not appear where the object never had it.
@@ -87,13 +89,15 @@ def content_state(
     proven = copied and mark is not None and MarkFlag.AHEAD not in mark.flags
     if proven and mark is not None and mark.ctime_ns == ctime_ns and ctime_ns != 0:
         return ContentState.CURRENT
-    if not trust:
-        return ContentState.STALE
     if hints.write is not None and (
         not copied or mark is None or not incarnations.covers(mark, hints.write)
     ):
         return ContentState.STALE
-    if hints.unsettled or (copied and arriving and hints.settled_ctime_ns != ctime_ns):
+    if hints.unsettled and wait:
+        return ContentState.COMING
+    if not trust:
+        return ContentState.STALE
+    if copied and arriving and hints.settled_ctime_ns != ctime_ns:
         return ContentState.COMING
     return ContentState.CURRENT if copied else ContentState.STALE
 

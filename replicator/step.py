@@ -18,6 +18,7 @@ from replicator.names import NameTable
 from replicator.planner import PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
+from replicator.staging import AheadError, DeferredError, Staging
 from replicator.stores.base import (
     RESERVED,
     Directory,
@@ -25,22 +26,11 @@ from replicator.stores.base import (
     MarkFlag,
     SiteEntry,
     SiteStore,
-    Staged,
     StoreError,
 )
-from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
+from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
 
-_STAGE_TRIES = 3
-_SETTLE_TRIES = 5
 _WAY_TRIES = 16
-
-
-class DeferredError(Exception):
-    """The object is being written: a `write` record will say when it is worth copying."""
-
-
-class AheadError(DeferredError):
-    """The source is ahead of the records: the one that explains what was seen is still to come."""
 
 
 class Step:
@@ -75,7 +65,7 @@ class Step:
         self._plan = plan
         self._held = held
         self._released = released
-        self._sleep = sleep
+        self._staging = Staging(self.bench, sleep)
 
     @property
     def counters(self) -> Counters:
@@ -226,7 +216,7 @@ class Step:
         if found.links > 1:
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
-            staged = self._stage(found, place)
+            staged = self._staging.stage(found, place)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._replace_others(found, directory, place, copies)
             return
@@ -296,7 +286,7 @@ class Step:
             standing = {place for place in places if self.bench.stands(place, found.id)}
             for copy in copies:
                 if copy.place not in standing:
-                    self.bench.distrust(copy.directory, copy.name, copy.entry)
+                    self.bench.leaves(copy.directory, copy.name, copy.entry, mode)
         for place in standing:
             self.place(place, mode)
         if not places and not copies:
@@ -306,7 +296,7 @@ class Step:
     def distrust(self, identity: ObjectId) -> None:
         """The records that say its content changed may be forgotten before it was copied again."""
         for copy in self.bench.map.copies(identity):
-            self.bench.distrust(copy.directory, copy.name, copy.entry)
+            self.bench.leaves(copy.directory, copy.name, copy.entry, NORMAL)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
@@ -355,67 +345,13 @@ class Step:
     def _mark(self, found: SourceObject) -> Mark:
         return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
 
-    def _read_mark(self, identity: ObjectId, ctime_ns: int) -> Mark:
-        """The mark of a copy that is read now, at that change time."""
-        flags = MarkFlag.CONTENT
-        told = self._plan.hints(identity).settled_ctime_ns == ctime_ns
-        if not told and not self._source.is_quiet(ctime_ns):
-            flags |= MarkFlag.AHEAD
-        return Mark(identity, self._plan.known_tag, self._plan.known, ctime_ns, flags)
-
-    def _stage(self, found: SourceObject, place: Place) -> Staged:
-        """A complete copy of the object as it is now, not torn, and still of that place."""
-        for _ in range(_STAGE_TRIES):
-            before = self._settled(found)
-            mark = self._read_mark(found.id, before.ctime_ns)
-            attributes = found.attributes()
-            if not stat.S_ISREG(before.mode):
-                staged = self._store.stage(attributes, None, mark)
-                self.counters.made += 1
-                return self._checked(staged, found, before.ctime_ns, place)
-            try:
-                with found.content() as content:
-                    staged = self._store.stage(attributes, content, mark)
-            except SourceChangedError:
-                continue
-            after = found.stat()
-            if (after.size, after.mtime_ns, after.ctime_ns) == (
-                before.size,
-                before.mtime_ns,
-                before.ctime_ns,
-            ):
-                self.counters.files_copied += 1
-                return self._checked(staged, found, before.ctime_ns, place)
-            self._store.discard(staged)
-        raise SourceChangedError("hot: it changes while it is read")
-
-    def _settled(self, found: SourceObject) -> SourceStat:
-        """The object as it is, when any later change will show in its change time."""
-        for _ in range(_SETTLE_TRIES):
-            now = found.stat()
-            delay = self._source.settle_delay(now.ctime_ns)
-            if delay <= 0:
-                return now
-            self._sleep(delay)
-        raise SourceChangedError("hot: it keeps changing")
-
-    def _checked(self, staged: Staged, found: SourceObject, ctime_ns: int, place: Place) -> Staged:
-        """The copy, if its object has not left the place since it was found there.
-
-        Leaving moves the change time, so an unchanged one needs no second look.
-        """
-        if ctime_ns != found.ctime_ns and not self.bench.stands(place, found.id):
-            self._store.discard(staged)
-            raise AheadError("it was moved while it was copied; that record is still to come")
-        return staged
-
     def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Stage the object anew and put it under each of its names at the site."""
         if found.links > 1:
             self.bench.names.add(found.id, place)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
-        staged = self._stage(found, place)
+        staged = self._staging.stage(found, place)
         mark = copy.entry.mark
         if not mode.trust and mark is not None and mark.ctime_ns > found.ctime_ns:
             # the source went back in time: the site's newer version must not be lost

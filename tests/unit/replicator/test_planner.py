@@ -8,6 +8,7 @@ from mirrorfs.journal.record import (
     Change,
     Checkpoint,
     Kind,
+    Mount,
     ObjectId,
     Place,
     Reconcile,
@@ -182,6 +183,14 @@ def test_hints_tell_the_newest_and_go_with_the_saved_cursor() -> None:
     journal.plan.forget(SequenceNumber(2))
     journal.plan.forget(SequenceNumber(2))
     assert journal.plan.hints(X) is NO_HINTS
+
+
+def test_writers_end_with_their_mount() -> None:
+    journal = Journal()
+    journal.change(Kind.CREATE, X, A, settled=False)
+    assert journal.plan.hints(X).unsettled
+    journal.add(Kind.MOUNT, Mount("host", 1, "0", b"/m", clean=False))
+    assert not journal.plan.hints(X).unsettled
 
 
 def test_hints_of_one_object_named_twice_by_a_record_go_once() -> None:

@@ -55,6 +55,9 @@ CURRENT, STALE, COMING = ContentState.CURRENT, ContentState.STALE, ContentState.
         (mark(), 6, hints(21), {}, STALE),
         (mark(), 6, hints(unsettled=True), {}, COMING),
         (mark(), 6, hints(21, unsettled=True), {}, STALE),
+        (None, 6, hints(unsettled=True), {"trust": False}, COMING),
+        (None, 6, hints(unsettled=True), {"trust": False, "wait": False}, STALE),
+        (mark(), 6, hints(unsettled=True), {"wait": False}, CURRENT),
         # incarnations
         (mark(10, tag=OLD), 5, NO_HINTS, {}, CURRENT),
         (mark(11, tag=OLD), 5, NO_HINTS, {}, STALE),  # the journal lost that record

@@ -126,6 +126,35 @@ def test_a_new_file_appears_when_it_was_closed(mirror: Mirror) -> None:
     assert mirror.engine.state.clean == 2
 
 
+def test_records_are_trusted_again_soon_after_a_reconcile(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    thing = save_file(tree, root, b"f")
+    mirror.lose_tail(tree.head)
+    follow(mirror)
+    mirror.now += 2_000_000_000
+    follow(mirror)
+    copied = mirror.engine.counters.files_copied
+    tree.attributes(thing)
+    tree.rename(root, b"f", root, b"g")
+    follow(mirror)
+    assert mirror.engine.counters.files_copied == copied
+    mirror.engine.save()
+    assert not mirror.engine.state.escaping
+
+
+def test_a_new_file_is_waited_for_while_records_are_not_trusted(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    mirror.lose_tail(tree.head)
+    thing = tree.create(root, b"f")
+    tree.write(thing)
+    follow(mirror)
+    assert names(mirror) == {}
+    tree.flush(thing)
+    follow(mirror)
+    assert names(mirror) == {b"f": thing.content}
+    assert mirror.engine.held == []
+
+
 def test_a_file_that_stays_open_is_shown_after_a_while(mirror: Mirror) -> None:
     tree, root = mirror.tree, mirror.tree.root_thing
     thing = tree.create(root, b"f")
