@@ -333,7 +333,9 @@ class Step:
 
     def _object_done(self, found: SourceObject) -> None:
         """With one name, what was done at a place was done for the object."""
-        if not stat.S_ISDIR(found.mode):
+        if stat.S_ISDIR(found.mode):
+            self.bench.touched.add(found.id)  # the record may be about its times
+        else:
             self.moves.leave_limbo(found.id)
             if found.links <= 1:
                 self.bench.names.forget(found.id)
