@@ -16,7 +16,7 @@ from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
 from replicator.moves import NORMAL, Counters, Mode
-from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
+from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciler
 from replicator.schedule import Incarnations
 from replicator.site_state import (
@@ -177,6 +177,8 @@ class Engine:
         done = 0
         with _trouble("the table of names"):
             self._write_names()
+        with _trouble("directories in doubt"), contextlib.suppress(SourceChangedError):
+            self._settle_doubts((SequenceNumber(max(1, self.plan.working())), 0))
         while done < steps:
             item = self.plan.next()
             if item is None:
@@ -210,17 +212,21 @@ class Engine:
             self.step.bench.names.add(*self._names[0])
             self._names.popleft()
 
+    def _settle_doubts(self, position: Position) -> None:
+        """Reconcile what a step left in doubt: this one, a held one, or one that was killed."""
+        if self.step.bench.doubt:
+            keep = self.plan.reconciles > 0 or (self._escape.open and self._escape.keep)
+            for place, error in self.reconciler.settle_doubts(keep=keep):
+                self._hold(PlaceItem(place, position), error)
+            self._escape.begin(keep=keep)
+
     def _apply(self, item: Item) -> None:
         position = item.position
         self._unsaved = True
         try:
             self.step.bench.map.limbo.tidy()
             self._carry_out(item)
-            if self.step.bench.doubt:
-                keep = self.plan.reconciles > 0 or (self._escape.open and self._escape.keep)
-                for place, error in self.reconciler.settle_doubts(keep=keep):
-                    self._hold(PlaceItem(place, position), error)
-                self._escape.begin(keep=keep)
+            self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error)
         except (StoreError, SourceError) as error:
@@ -379,7 +385,8 @@ class Engine:
         state.tag = f"{self._tags[0][1]:016x}"
         state.held = self.held
         state.escaping, state.keeping = self._escape.open, self._escape.keep
-        state.clean = clean_cursor(working, state.held, initial=state.initial)
+        clean = clean_cursor(working, state.held, initial=state.initial)
+        state.clean = min(clean, state.clean) if self.step.bench.doubt else clean
         state.boot, state.stopped = self._world.boot, stopped
         state.saved_ns = self._world.clock_ns()
         self.store.write_file(STATE_FILE, encode_state(state))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator import schedule
+from replicator.doubts import Doubts
 from replicator.limbo import limbo_name
 from replicator.names import NameTable
 from replicator.planner import Plan
@@ -80,8 +81,8 @@ class Bench:
     incarnations: Incarnations
     names: NameTable
     map: SiteMap
+    doubt: Doubts
     counters: Counters = field(default_factory=Counters)
-    doubt: set[ObjectId] = field(default_factory=set)
     touched: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
 

@@ -52,10 +52,9 @@ class Reconciler:
         """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises."""
         doubt = self._step.bench.doubt
         failed: list[tuple[Place, Exception]] = []
-        while doubt:
-            identity = next(iter(doubt))
+        while (identity := doubt.next()) is not None:
             failed += self.reconcile(identity, whole=True, keep=keep)
-            doubt.discard(identity)
+            doubt.settled(identity)
         return failed
 
     def _walk(
@@ -111,7 +110,6 @@ class Reconciler:
             directory = self._step.directory(source, mode)
             if directory is None:
                 return []
-            bench.doubt.discard(identity)
             bench.counters.directories_reconciled += 1
             self._step.directory_attributes(source, mode)
             names = {*self._store.list(directory), *self._source.list(source)}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
+from replicator.doubts import Doubts
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.planner import PlaceItem, Plan
@@ -57,7 +58,13 @@ class Step:
         """
         names = NameTable(store)
         self.bench = Bench(
-            source, store, plan, incarnations, names, SiteMap(source, store, plan.hints, names)
+            source,
+            store,
+            plan,
+            incarnations,
+            names,
+            SiteMap(source, store, plan.hints, names),
+            Doubts(store),
         )
         self.moves = Moves(self.bench)
         self._source = source
@@ -180,20 +187,20 @@ class Step:
             (c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)), None
         )
         if copy is not None:
-            self.moves.put_copy(copy, directory, place, entry, mode)
-            self.counters.moved += 1
             if mode.escaped:
                 self.bench.doubt.add(found.id)
+            self.moves.put_copy(copy, directory, place, entry, mode)
+            self.counters.moved += 1
         else:
-            staged = self._store.stage(found.attributes(), None, self._mark(found))
-            self.bench.map.forget(found.id)
-            self.moves.put_staged(staged, directory, place, entry, mode, is_directory=True)
-            self.counters.made += 1
             hints = self._plan.hints(found.id)
             if not hints.made or hints.built:
                 self.bench.doubt.add(found.id)  # what it holds has no records of its own to come
             else:
                 hints.built = True
+            staged = self._store.stage(found.attributes(), None, self._mark(found))
+            self.bench.map.forget(found.id)
+            self.moves.put_staged(staged, directory, place, entry, mode, is_directory=True)
+            self.counters.made += 1
         self.bench.touched.add(found.id)
         made = self._store.lookup(directory, place.name)
         if made is not None and copy is not None:

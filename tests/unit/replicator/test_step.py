@@ -12,7 +12,7 @@ from mirrorfs.journal.record import Place
 from replicator.engine import TroubleError
 from replicator.stores.base import Attributes, Mark, MarkFlag, StoreError
 from replicator.stores.memory import MemoryStore, Node
-from tests.support.mirror import Mirror, assert_equal
+from tests.support.mirror import CrashError, Mirror, assert_equal
 from tests.support.model_tree import ModelContent, ModelTree, Thing
 
 ALL = 1 << 30
@@ -321,6 +321,27 @@ def test_after_a_power_cut_of_the_site_what_was_not_synced_is_copied_again(mirro
     follow(mirror)
     assert names(mirror) == {b"safe": safe.content, b"lost": lost.content}
     assert mirror.engine.counters.files_copied == 1
+
+
+def test_a_directory_in_doubt_stays_so_when_we_are_killed(mirror: Mirror) -> None:
+    """It was made without records of what it holds, and not yet looked into."""
+    tree, root = mirror.tree, mirror.tree.root_thing
+    directory = tree.create(root, b"d", DIRECTORY)
+    for name in (b"a", b"b"):
+        save_file(tree, directory, name)
+    seen = tree.head
+    tree.rename(root, b"d", root, b"e")
+    mirror.engine.state.working = seen  # the site was emptied behind our back
+    mirror.start(mirror.engine.state)
+    mirror.feed(ALL)
+    mirror.store.crash_in = 3  # the note, the stage, the commit
+    with pytest.raises(CrashError):
+        mirror.engine.work(ALL)
+    assert set(names(mirror)) == {b"e"}
+    mirror.store.crash_in = -1
+    mirror.start(mirror.engine.state)
+    follow(mirror)
+    assert_equal(mirror, 0)
 
 
 def test_the_reserved_name_is_never_touched(mirror: Mirror) -> None:

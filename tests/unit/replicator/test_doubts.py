@@ -1,0 +1,41 @@
+"""Directories in doubt: on the site before the step, gone when they were reconciled."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorfs.journal.record import ObjectId
+from replicator import doubts
+from replicator.doubts import Doubts
+from replicator.stores.memory import MemoryStore
+
+X, Y = ObjectId(b"x"), ObjectId(b"yy")
+
+
+def drain(them: Doubts) -> set[ObjectId]:
+    found = set()
+    while (directory := them.next()) is not None:
+        them.settled(directory)
+        them.settled(directory)
+        found.add(directory)
+    return found
+
+
+def test_they_survive_the_process_until_they_are_settled() -> None:
+    store = MemoryStore()
+    them = Doubts(store)
+    assert not them
+    for directory in (X, Y, X):
+        them.add(directory)
+    assert them
+    assert drain(Doubts(store)) == {X, Y}
+    assert not Doubts(store)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_an_end_cut_short_is_dropped(cut: int) -> None:
+    store = MemoryStore()
+    for directory in (X, Y):
+        Doubts(store).add(directory)
+    store.files[doubts.FILE] = store.files[doubts.FILE][:-cut]
+    assert drain(Doubts(store)) == {X}
