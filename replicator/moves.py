@@ -274,6 +274,16 @@ class Moves:
         limbo = self._limbo.directory
         entry = self._store.lookup(limbo, name)
         alive = entry is not None and self._bench.alive(entry)
+        if entry is not None and entry.links > 1 and not stat.S_ISDIR(entry.mode):
+            self._store.remove(limbo, name)  # nothing is lost: it has another name
+            self._limbo.gone(name)
+            return
+        if entry is not None and entry.mark is not None and self._stands_elsewhere(entry):
+            self._bench.doubt.add(entry.mark.object)
+            self._empty(limbo, name, entry, keep=False)
+            self._store.remove(limbo, name)
+            self._limbo.gone(name)
+            return
         if alive and not living:
             return
         self._limbo.gone(name)
@@ -285,6 +295,18 @@ class Moves:
             self._bench.counters.kept += 1
         else:
             self._take(limbo, name, Place(ObjectId(b""), name), entry, NORMAL)
+
+    def _stands_elsewhere(self, entry: SiteEntry) -> bool:
+        """Whether the site has that living directory, which waits in limbo, at its place, too."""
+        if entry.mark is None or not stat.S_ISDIR(entry.mode):
+            return False
+        self._map.close()  # what is open may be the one in limbo
+        source = self._bench.source.open(entry.mark.object)
+        if source is None:
+            return False
+        with source:
+            way = self._map.resolve(source)
+        return way is not None and not isinstance(way, Place)
 
     def leave_limbo(self, identity: ObjectId) -> None:
         """A file that has its place needs no other copy in limbo."""
