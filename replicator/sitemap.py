@@ -102,15 +102,19 @@ class SiteMap:
         known = self._open.get(identity)
         if known is not None:
             return known.directory
+        places = dict.fromkeys(self._hints(identity).places)
         source = self._source.open(identity)
         if source is not None:
             with source:
                 found = self.resolve(source)
+                way = self._source.ancestors(source)
             if found is not None and not isinstance(found, Place):
                 return found
+            if way:  # perhaps it has not moved, only what is above it
+                places[Place(way[-1][0], way[-1][1])] = None
         if identity in seen:
             return None
-        for place in self._hints(identity).places:
+        for place in places:
             parent = self.find(place.directory, seen | {identity})
             if parent is not None and self._holds(parent, place.name, identity):
                 return self._opened(identity, parent, place.name, place)
