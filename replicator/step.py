@@ -362,7 +362,7 @@ class Step:
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self._staging.stage(found, place)
         mark = copy.entry.mark
-        if not mode.trust and mark is not None and mark.ctime_ns > found.ctime_ns:
+        if not mode.trust and mark is not None and mark.ctime_ns > found.stat().ctime_ns:
             # the source went back in time: the site's newer version must not be lost
             self.moves.keep_version(copy.directory, place)
         self._store.commit(staged, copy.directory, copy.name)
