@@ -20,6 +20,8 @@ from replicator.sitemap import Copy, SiteMap
 from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
 from replicator.view import SourceObject, SourceTree
 
+NO_FLAGS = MarkFlag(0)
+
 
 @dataclass(slots=True)
 class Counters:
@@ -127,16 +129,27 @@ class Bench:
         with found:
             return schedule.same_kind(found, entry)
 
-    def leaves(self, directory: Directory, name: bytes, entry: SiteEntry, mode: Mode) -> None:
+    def leaves(
+        self,
+        directory: Directory,
+        name: bytes,
+        entry: SiteEntry,
+        mode: Mode,
+        *,
+        owed: MarkFlag = NO_FLAGS,
+    ) -> None:
         """A copy waits for its place: the record that its content changed may be forgotten before
-        it comes there. Then it must not be taken for current."""
-        if entry.mark is None or not stat.S_ISREG(entry.mode):
+        it comes there. Then it must not be taken for current. `owed`: see MarkFlag."""
+        mark = entry.mark
+        if mark is None:
             return
-        write = self.plan.hints(entry.mark.object).write
-        told = write is not None and not self.incarnations.covers(entry.mark, write)
-        if told or not (mode.trust and mode.sure):
-            flags = entry.mark.flags & ~MarkFlag.CONTENT
-            self.store.set_mark(directory, name, replace(entry.mark, ctime_ns=0, flags=flags))
+        write = self.plan.hints(mark.object).write
+        told = write is not None and not self.incarnations.covers(mark, write)
+        wanted = replace(mark, flags=mark.flags | owed)
+        if stat.S_ISREG(entry.mode) and (told or not (mode.trust and mode.sure)):
+            wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
+        if wanted != mark:
+            self.store.set_mark(directory, name, wanted)
 
     def path_of(self, directory: ObjectId) -> bytes | None:
         """A directory's path as the source has it now; for people."""
@@ -197,6 +210,8 @@ class Moves:
             self._limbo.gone(slot)
         if copy.place is not None:
             self._forget_name(copy.entry, copy.place)
+        if stat.S_ISDIR(copy.entry.mode) and copy.entry.mark is not None:
+            self._map.placed(copy.entry.mark.object, place)
         if stat.S_ISDIR(copy.entry.mode) or (entry is not None and stat.S_ISDIR(entry.mode)):
             self._map.moved()
 

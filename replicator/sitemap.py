@@ -149,6 +149,12 @@ class SiteMap:
         for known in self._open.values():
             known.path_key = None
 
+    def placed(self, identity: ObjectId, place: Place) -> None:
+        """That directory was given this place."""
+        known = self._open.get(identity)
+        if known is not None:
+            known.place = place
+
     def forget(self, identity: ObjectId) -> None:
         """The site's copy of that directory is being taken apart or away."""
         known = self._open.pop(identity, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
@@ -159,8 +160,7 @@ class Step:
             if state is ContentState.STALE:
                 self._replace_content(found, copy, place, mode)
                 return
-        exact = mode.exact or self._plan.object_waits(found.id)
-        self._set_attributes(found, copy, exact=exact)
+        self._set_attributes(found, copy, exact=mode.exact)
         if found.links > 1 and not stat.S_ISDIR(found.mode):
             self._unify(found, copy, place)
         self._object_done(found)
@@ -204,8 +204,8 @@ class Step:
         self.bench.touched.add(found.id)
         made = self._store.lookup(directory, place.name)
         if made is not None and copy is not None:
-            exact = mode.exact or self._plan.object_waits(found.id)
-            self._set_attributes(found, Copy(directory, place.name, made, place), exact=exact)
+            moved = Copy(directory, place.name, made, place)
+            self._set_attributes(found, moved, exact=mode.exact)
         self._object_done(found)
 
     def _bring(
@@ -293,7 +293,7 @@ class Step:
             standing = {place for place in places if self.bench.stands(place, found.id)}
             for copy in copies:
                 if copy.place not in standing:
-                    self.bench.leaves(copy.directory, copy.name, copy.entry, mode)
+                    self._owe(copy, mode)
         for place in standing:
             self.place(place, mode)
         if not places and not copies:
@@ -301,9 +301,13 @@ class Step:
         return standing
 
     def distrust(self, identity: ObjectId) -> None:
-        """The records that say its content changed may be forgotten before it was copied again."""
+        """The records about it may be forgotten before it was made true."""
         for copy in self.bench.map.copies(identity):
-            self.bench.leaves(copy.directory, copy.name, copy.entry, NORMAL)
+            self._owe(copy, NORMAL)
+
+    def _owe(self, copy: Copy, mode: Mode) -> None:
+        entry = copy.entry
+        self.bench.leaves(copy.directory, copy.name, entry, mode, owed=MarkFlag.OWED)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
@@ -313,27 +317,27 @@ class Step:
             return
         if self.directory(found, mode) is None:
             return
-        way = self._source.ancestors(found)
-        above = self._source.open(way[-1][0]) if way else None
-        if not way or above is None:
-            return
-        with above:
-            directory = self.directory(above, mode)
-        name = way[-1][1]
-        entry = None if directory is None else self._store.lookup(directory, name)
-        if directory is not None and entry is not None and schedule.is_copy(found, entry):
-            self._set_attributes(found, Copy(directory, name, entry, None), exact=True)
+        self.bench.map.resolve(found)  # if it stands at its place, it is known to
+        copies = [c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)]
+        for copy in copies:  # wherever the site has it: its way there is another step's business
+            self._set_attributes(found, copy, exact=True)
+        if not copies:
+            raise AheadError("it stands at the site where no record has it")
 
     def _set_attributes(self, found: SourceObject, copy: Copy, *, exact: bool) -> None:
-        """Make them so if they differ. `exact`: look at xattrs, too."""
-        wanted = found.attributes()
+        """Make them so if they differ. `exact`: look at xattrs even if no record speaks of them."""
+        wanted, mark = found.attributes(), copy.entry.mark
+        assert mark is not None, "it is a copy"
+        owed = MarkFlag.OWED in mark.flags
+        paid = replace(mark, flags=mark.flags & ~MarkFlag.OWED)
         differ = schedule.attributes_differ(wanted, copy.entry)
-        if not differ and exact:
+        if not differ and (exact or owed or self._plan.object_waits(found.id)):
             differ = dict(wanted.xattrs) != self._store.xattrs(copy.directory, copy.name)
         if not differ:
+            if owed:
+                self._store.set_mark(copy.directory, copy.name, paid)
             return
-        mark = copy.entry.mark
-        self._store.set_attributes(copy.directory, copy.name, wanted, mark or self._mark(found))
+        self._store.set_attributes(copy.directory, copy.name, wanted, paid)
         self.counters.attributes_set += 1
         if stat.S_ISDIR(found.mode):
             self.bench.touched.add(found.id)

@@ -45,6 +45,8 @@ class MarkFlag(enum.IntFlag):
     AHEAD = 2
     """It was read when no record spoke of it yet: a write may have been under way, which moves the
     change time first and the content later. So its change time proves nothing."""
+    OWED = 4
+    """A record about its attributes was applied while it stood elsewhere: compare them all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,10 +252,11 @@ class ModelTree:
             self._log_change(Kind.WRITE, thing, *thing.places[:1])
 
     def attributes(self, thing: Thing) -> None:
-        """chmod, chown and setxattr at once."""
+        """chmod, chown and setxattr at once, or setxattr alone."""
         now = self._tick()
-        thing.mode ^= 0o020
-        thing.uid = now
+        if now % 2:
+            thing.mode ^= 0o020
+            thing.uid = now
         thing.xattrs[b"user.n"] = b"%d" % now
         thing.changed = now
         self._log_change(Kind.ATTRIBUTES, thing, *thing.places[:1])
