@@ -112,7 +112,7 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
 
 async def _run(drivers: Sequence[SiteDriver]) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_obey_signals, drivers)
+        await nursery.start(_obey_signals, drivers)
         nursery.start_soon(_report, drivers)
         nursery.start_soon(_renew, drivers)
         async with trio.open_nursery() as sites:
@@ -121,8 +121,11 @@ async def _run(drivers: Sequence[SiteDriver]) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(drivers: Sequence[SiteDriver]) -> None:
+async def _obey_signals(
+    drivers: Sequence[SiteDriver], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for _ in signals:
             _log.info("stopping when all records are applied; again to stop at once")
             for driver in drivers:
