@@ -7,9 +7,11 @@ state; the buffers are shared, so only one thread may call the functions that sa
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
+import time
 from typing import Final
 
 AT_FDCWD: Final = -100
@@ -17,6 +19,7 @@ AT_EMPTY_PATH: Final = 0x1000
 UTIME_OMIT: Final = (1 << 30) - 2
 HANDLE_BYTES_MAX: Final = 128
 
+_ENOMEM_SECONDS: Final = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0)
 _FS_IOC_GETFSUUID: Final = 0x80111500
 _PR_GET_SECUREBITS: Final = 27
 _PR_SET_SECUREBITS: Final = 28
@@ -67,12 +70,20 @@ def file_handle(descriptor: int, name: bytes = b"") -> tuple[int, bytes]:
 
 
 def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:
-    """A descriptor of the object with that handle on `mount`'s file system (ESTALE: it is gone)."""
+    """A descriptor of the object with that handle on `mount`'s file system (ESTALE: it is gone).
+
+    Linux says ENOMEM, too, while the inode of an object that is gone is being given to a new one
+    (iget_locked() in fs/inode.c): so it is asked again.
+    """
     packed = _HANDLE_HEAD.pack(len(handle), kind) + handle
-    descriptor: int = _open_by_handle_at(mount, packed, flags | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise _raise()
-    return descriptor
+    for seconds in _ENOMEM_SECONDS:
+        descriptor: int = _open_by_handle_at(mount, packed, flags | os.O_CLOEXEC)
+        if descriptor >= 0:
+            return descriptor
+        if ctypes.get_errno() != errno.ENOMEM:
+            break
+        time.sleep(seconds)
+    raise _raise()
 
 
 def rename_with_flags(
@@ -105,8 +116,8 @@ def read_directory(descriptor: int) -> list[tuple[bytes, int, int, int]]:
 def set_times(path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
     """utimensat(2), following a symlink; None leaves that time alone."""
     parts: list[int] = []
-    for time in (atime_ns, mtime_ns):
-        parts += (0, UTIME_OMIT) if time is None else divmod(time, 1_000_000_000)
+    for moment in (atime_ns, mtime_ns):
+        parts += (0, UTIME_OMIT) if moment is None else divmod(moment, 1_000_000_000)
     if _utimensat(AT_FDCWD, path, _TIMES.pack(*parts), 0) != 0:
         raise _raise(path)
 

@@ -6,9 +6,11 @@ Thin: bytes and descriptors in, plain values out, OSError on failure. No decisio
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ FUSE_SUPER_MAGIC: Final = 0x65735546
 
 _FS_IOC_GETFSUUID = 0x80111500
 _HANDLE_BYTES_MAX = 128
+_ENOMEM_SECONDS = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -79,11 +82,17 @@ def handle_of(descriptor: int) -> Handle:
 def open_handle(mount: int, handle_type: int, handle: bytes, flags: int) -> int:
     """A descriptor of the object; `mount` is one of the same mount, not O_PATH.
 
-    ESTALE: it does not exist any more.
+    ESTALE: it does not exist any more. Linux says ENOMEM, too, while the inode of an object that is
+    gone is being given to a new one (iget_locked() in fs/inode.c): so it is asked again.
     """
     wanted = _FileHandle(len(handle), handle_type)
     ctypes.memmove(wanted.handle, handle, min(len(handle), _HANDLE_BYTES_MAX))
-    return _checked(_open_by_handle_at(mount, ctypes.byref(wanted), flags | os.O_CLOEXEC))
+    for seconds in _ENOMEM_SECONDS:
+        result = _open_by_handle_at(mount, ctypes.byref(wanted), flags | os.O_CLOEXEC)
+        if result >= 0 or ctypes.get_errno() != errno.ENOMEM:
+            break
+        time.sleep(seconds)
+    return _checked(result)
 
 
 def rename(directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
