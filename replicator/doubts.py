@@ -22,7 +22,7 @@ class Doubts:
 
     def __init__(self, store: SiteStore) -> None:
         self._store = store
-        self._directories = set(_read(store.read_file(FILE) or b""))
+        self._directories = dict.fromkeys(_read(store.read_file(FILE) or b""))
 
     def __bool__(self) -> bool:
         return bool(self._directories)
@@ -31,16 +31,16 @@ class Doubts:
         """To be called before what puts it in doubt is done. Raises StoreError."""
         if directory not in self._directories:
             self._store.append_file(FILE, _LENGTH.pack(len(directory)) + directory)
-            self._directories.add(directory)
+            self._directories[directory] = None
 
     def next(self) -> ObjectId | None:
-        """One of them; it stays until `settled`."""
+        """The first of them; it stays until `settled`."""
         return next(iter(self._directories), None)
 
     def settled(self, directory: ObjectId) -> None:
         """It was reconciled."""
         if directory in self._directories:
-            self._directories.discard(directory)
+            del self._directories[directory]
             if not self._directories:
                 self._store.write_file(FILE, b"")
 

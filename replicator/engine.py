@@ -15,28 +15,24 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from replicator.escape import Escape
+from replicator.held import DeferredError, HeldSteps
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
-from replicator.reconcile import Reconciler
+from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
 from replicator.site_state import (
     STATE_FILE,
-    WRITER_WAIT_SECONDS,
     HeldStep,
     SiteState,
-    backoff_seconds,
     clean_cursor,
     encode_state,
 )
-from replicator.staging import AheadError, DeferredError
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
-_UNSURE = Mode(sure=False, keep=True)
-_ESCAPED = Mode(sure=False, escaped=True)
-_ESCAPE_NS = 1_000_000_000
 _LIMBO_NS = 10_000_000_000
 
 
@@ -74,40 +70,6 @@ class Surroundings:
     random: Random
 
 
-class Escape:
-    """What moves while a reconcile is under way may be missed by it, in both of its places.
-
-    So until every record of that time was applied, what arrives somewhere is compared again. The
-    record of a move may be appended a moment after the move could be seen.
-    """
-
-    def __init__(self, world: Surroundings) -> None:
-        self._world = world
-        self.keep = False
-        self._closes_ns: int | None = None
-        self._until: SequenceNumber | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether records of that time are still to be applied."""
-        return self._closes_ns is not None
-
-    def begin(self, *, keep: bool) -> None:
-        """A reconcile has just ended. `keep`: what is removed until then is kept."""
-        self.keep = keep or (self.open and self.keep)
-        self._closes_ns = self._world.clock_ns() + _ESCAPE_NS
-        self._until = None
-
-    def passed(self, working: SequenceNumber) -> None:
-        """The working cursor has come so far."""
-        if self._closes_ns is None or self._world.clock_ns() < self._closes_ns:
-            return
-        if self._until is None:
-            self._until = self._world.head()
-        if working >= self._until:
-            self._closes_ns = None
-
-
 class Engine:
     """Applies one journal to one site."""
 
@@ -125,22 +87,22 @@ class Engine:
         self._world = world
         working = SequenceNumber(state.working)
         self.plan = Plan(working, Tag(int(state.tag, 16)))
+        self._held = HeldSteps(state.held, world.random)
+        self._escape = Escape(world.clock_ns, world.head)
         self.step = Step(
             source,
             store,
             self.plan,
             incarnations,
-            held=self._held_places,
-            released=self._release,
+            self._escape,
+            self._held,
             sleep=world.sleep,
         )
         self.reconciler = Reconciler(self.step, world.tick)
-        self._held = {step.key: step for step in state.held}
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
-        self._escape = Escape(world)
-        if state.escaping:
-            self._escape.begin(keep=state.keeping)
+        if state.escaping:  # what the reconciles saw is forgotten
+            self._escape.after_gap(self._gap(), (), keep=state.keeping)
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
@@ -148,8 +110,9 @@ class Engine:
         if lost:
             self._recopy = (world.head(), replace(NORMAL, recopy_after=working))
         self._unsaved = True
+        self._root = source.root.id
         if state.initial:
-            self.plan.add_reconcile(ReconcileItem(source.root.id, True, (working, 0), b""))
+            self.plan.add_reconcile(ReconcileItem(self._root, True, (working, 0), b""))
 
     # records -----------------------------------------------------------------------------------
 
@@ -182,7 +145,7 @@ class Engine:
         while done < steps:
             item = self.plan.next()
             if item is None:
-                item = next(self._due(), None)
+                item = self._due()
                 if item is None:
                     break
             try:
@@ -215,10 +178,10 @@ class Engine:
     def _settle_doubts(self, position: Position) -> None:
         """Reconcile what a step left in doubt: this one, a held one, or one that was killed."""
         if self.step.bench.doubt:
-            keep = self.plan.reconciles > 0 or (self._escape.open and self._escape.keep)
-            for place, error in self.reconciler.settle_doubts(keep=keep):
-                self._hold(PlaceItem(place, position), error)
-            self._escape.begin(keep=keep)
+            keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
+            done = self.reconciler.settle_doubts(position, keep=keep)
+            self._hold_failed(done)
+            self._escape.after_doubt(done.seen)
 
     def _apply(self, item: Item) -> None:
         position = item.position
@@ -233,8 +196,8 @@ class Engine:
             self._failed(item, error)
             return
         else:
-            if item.position == position:
-                self._held.pop(_key(item), None)
+            if item.position == position and not isinstance(item, ReconcileItem):
+                self._held.done(item)
         self._tries = 0
         if item.position == position:
             self.plan.done(item)
@@ -244,27 +207,36 @@ class Engine:
             self.step.place(item.place, self._mode(item), item)
         elif isinstance(item, ObjectItem):
             for place in self.step.object(item.object, self._mode(item)):
-                self._held.pop(_key(PlaceItem(place, item.position)), None)
+                self._held.done(PlaceItem(place, item.position))
         else:
-            initial = self.state.initial
-            adopt = initial and self.state.adopt
-            for place, error in self.reconciler.reconcile(
-                item.directory, whole=item.whole, adopt=adopt
-            ):
-                self._hold(PlaceItem(place, item.position), error)
-            self._escape.begin(keep=not initial)
-            if initial:
-                self.state.initial = self.state.adopt = False
+            self._reconcile(item)
+
+    def _reconcile(self, item: ReconcileItem) -> None:
+        """Records do not tell what happened before that item."""
+        initial = self.state.initial and item.whole and item.directory == self._root
+        gap = (self.plan.known_tag, item.position[0])
+        done = self.reconciler.reconcile(item, adopt=initial and self.state.adopt)
+        self.plan.done(item)
+        self._held.done(item)
+        self._hold_failed(done)
+        self._escape.after_gap(gap, done.seen, keep=not initial)
+        if initial:
+            self.state.initial = self.state.adopt = False
+
+    def _gap(self) -> tuple[Tag, SequenceNumber]:
+        """A gap no copy the site has is newer than."""
+        return self.plan.known_tag, SequenceNumber(self.plan.known + 1)
 
     def _mode(self, item: Item) -> Mode:
-        held = self._held.get(_key(item))
-        if held is not None and held.tries > 0:
+        if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
         if self._recopy is not None and item.position[0] <= self._recopy[0]:
             return self._recopy[1]
+        if self.plan.reconciles or self._held.reconciles:
+            return Mode(gap=self._gap(), keep=True)
         if self._escape.open:
-            return replace(_ESCAPED, keep=self._escape.keep)
-        return _UNSURE if self.plan.reconciles else NORMAL
+            return Mode(gap=self._escape.gap, keep=self._escape.keep)
+        return NORMAL
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""
@@ -281,44 +253,23 @@ class Engine:
     @property
     def held(self) -> list[HeldStep]:
         """The failed set, and the steps that wait for a writer."""
-        return list(self._held.values())
-
-    def _held_places(self, identity: ObjectId) -> Iterator[Place]:
-        for step in list(self._held.values()):
-            if step.kind == "place" and step.object == identity:
-                yield Place(ObjectId(step.directory), step.name)
-
-    def _release(self, identity: ObjectId) -> None:
-        self._held.pop(("object", b"", b"", identity), None)
+        return self._held.all()
 
     def _hold(self, item: Item, error: Exception) -> None:
-        if isinstance(item, ObjectItem) and (
-            isinstance(error, AheadError) or not isinstance(error, DeferredError)
-        ):
-            self.step.distrust(item.object)
-        key, now = _key(item), self._world.clock_ns()
-        before = self._held.get(key)
-        waiting = isinstance(error, DeferredError)
-        tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
-        seconds = backoff_seconds(tries, self._world.random.random())
-        if waiting and not isinstance(error, AheadError):
-            seconds = WRITER_WAIT_SECONDS
-        place = item.place if isinstance(item, PlaceItem) else None
-        self._held[key] = HeldStep(
-            kind=key[0],
-            directory=key[1],
-            name=key[2],
-            object=self._object_of(item),
-            whole=isinstance(item, ReconcileItem) and item.whole,
-            path=item.path if item.path is not None else (place.name if place else None),
-            sequence=min(item.position[0], before.sequence if before else item.position[0]),
-            waiting=waiting,
-            since_ns=before.since_ns if before else now,
-            due_ns=now + int(seconds * 1e9),
-            tries=tries,
-            error=str(error),
-            errno=getattr(error, "errno", 0),
-        )
+        identity, place = self._subject(item)
+        self._held.hold(item, error, self._world.clock_ns(), identity, place)
+
+    def _hold_failed(self, done: Reconciled) -> None:
+        for item, error in done.failed:
+            with contextlib.suppress(SourceError):  # it may be why the step is held
+                item.path = self._path_of(item)
+            self._hold(item, error)
+
+    def _path_of(self, item: Item) -> bytes | None:
+        if isinstance(item, PlaceItem):
+            return self.step.bench.path(item.place)
+        directory = item.object if isinstance(item, ObjectItem) else item.directory
+        return self.step.bench.path_of(directory)
 
     def _hold_timeless(self) -> None:
         timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
@@ -327,32 +278,26 @@ class Engine:
             self._hold(ObjectItem(identity, (position, 0), path), error)
         timeless.clear()
 
-    def _object_of(self, item: Item) -> bytes:
+    def _subject(self, item: Item) -> tuple[ObjectId | None, Place | None]:
+        """The object and the place an item is about, as far as they are known."""
         if isinstance(item, ObjectItem):
-            return item.object
+            places = self.plan.hints(item.object).places
+            return item.object, max(places, key=places.__getitem__, default=None)
         if isinstance(item, PlaceItem):
             with contextlib.suppress(SourceError):  # it may be why the step is held
-                return self.step.bench.object_at(item.place) or b""
-        return b""
+                return self.step.bench.object_at(item.place), item.place
+            return None, item.place
+        return None, None
 
-    def _due(self) -> Iterator[Item]:
-        now = self._world.clock_ns()
-        for step in self._held.values():
-            if step.due_ns <= now:
-                if self.plan.known < self._world.head():
-                    return  # what is seen now may be explained by records still to be read
-                step.tries = max(step.tries, 1)  # whatever it waited for: look closely now
-                yield _item(step)
-                return
+    def _due(self) -> Item | None:
+        """A held step to try again now."""
+        if self.plan.known < self._world.head():
+            return None  # what is seen now may be explained by records still to be read
+        return self._held.due(self._world.clock_ns())
 
     def next_due_ns(self) -> int | None:
         """When the next held step is tried again."""
-        return min((step.due_ns for step in self._held.values()), default=None)
-
-    def retry_all(self) -> None:
-        """Try every held step at the next opportunity."""
-        for step in self._held.values():
-            step.due_ns = 0
+        return self._held.next_due_ns()
 
     # cursors -----------------------------------------------------------------------------------
 
@@ -421,21 +366,3 @@ def describe(item: Item) -> str:
         path = item.place.name
     shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
     return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown
-
-
-def _key(item: Item) -> tuple[str, bytes, bytes, bytes]:
-    if isinstance(item, PlaceItem):
-        return ("place", item.place.directory, item.place.name, b"")
-    if isinstance(item, ObjectItem):
-        return ("object", b"", b"", item.object)
-    return ("reconcile", item.directory, b"", b"")
-
-
-def _item(step: HeldStep) -> Item:
-    position = (SequenceNumber(step.sequence), 0)
-    if step.kind == "place":
-        place = Place(ObjectId(step.directory), step.name)
-        return PlaceItem(place, position, step.path)
-    if step.kind == "object":
-        return ObjectItem(ObjectId(step.object), position, step.path)
-    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path)

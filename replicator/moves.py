@@ -9,9 +9,11 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field, replace
 
-from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
+from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator import schedule
 from replicator.doubts import Doubts
+from replicator.escape import Escape
+from replicator.held import HeldSteps
 from replicator.limbo import limbo_name
 from replicator.names import NameTable
 from replicator.planner import Plan
@@ -45,8 +47,8 @@ class Mode:
     Attributes:
         trust: records tell everything that has changed.
         wait: what is being written waits for its `write` record.
-        sure: they tell every change of content, at least.
-        escaped: what moves may have been missed by a reconcile that was under way.
+        gap: they may not tell what has changed of copies read before that record; None: they do.
+        descends: whoever asks looks into every directory that is made there.
         keep: what is removed goes to `kept`.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
@@ -55,8 +57,8 @@ class Mode:
 
     trust: bool = True
     wait: bool = True
-    sure: bool = True
-    escaped: bool = False
+    gap: tuple[Tag, SequenceNumber] | None = None
+    descends: bool = False
     keep: bool = False
     adopt: bool = False
     exact: bool = False
@@ -73,6 +75,8 @@ class Bench:
     Attributes:
         incarnations: those of the journal.
         doubt: directories that must be reconciled, whole depth, before the next step.
+        escape: what reconciles may have missed.
+        held: the steps that failed or wait.
         touched: directories whose times must be set.
         timeless: directories whose times could not be set, and why: to be tried again.
     """
@@ -84,6 +88,8 @@ class Bench:
     names: NameTable
     map: SiteMap
     doubt: Doubts
+    escape: Escape
+    held: HeldSteps
     counters: Counters = field(default_factory=Counters)
     touched: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
@@ -97,11 +103,17 @@ class Bench:
             found.ctime_ns,
             self.plan.hints(found.id),
             self.incarnations,
-            trust=mode.trust and mode.sure,
+            trust=self._trusts(mark, mode),
             wait=mode.wait,
             arriving=arriving,
             recopy_after=mode.recopy_after,
         )
+
+    def _trusts(self, mark: Mark | None, mode: Mode) -> bool:
+        """Whether the records tell every change of that copy's content."""
+        if mark is None or not mode.trust or self.held.object_waits(mark.object):
+            return False  # in the last case the record that told is forgotten
+        return mode.gap is None or self.incarnations.covers(mark, mode.gap)
 
     def object_at(self, place: Place) -> ObjectId | None:
         """The object the source has there now. Raises SourceError."""
@@ -146,18 +158,18 @@ class Bench:
         write = self.plan.hints(mark.object).write
         told = write is not None and not self.incarnations.covers(mark, write)
         wanted = replace(mark, flags=mark.flags | owed)
-        if stat.S_ISREG(entry.mode) and (told or not (mode.trust and mode.sure)):
+        if stat.S_ISREG(entry.mode) and (told or not self._trusts(mark, mode)):
             wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
         if wanted != mark:
             self.store.set_mark(directory, name, wanted)
 
     def path_of(self, directory: ObjectId) -> bytes | None:
-        """A directory's path as the source has it now; for people."""
+        """A directory's path as the source has it now; for people. Raises SourceError."""
         found = self.source.open(directory)
         if found is None:
             return None
         with found:
-            way = self.source.ancestors(found)
+            way = self.source.ancestors(found) if stat.S_ISDIR(found.mode) else None
         return None if way is None else b"/".join(name for _, name, _ in way)
 
     def path(self, place: Place) -> bytes:

@@ -8,18 +8,46 @@ afterwards, so that renames stay renames.
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
+from replicator.held import DeferredError
 from replicator.moves import NORMAL, Mode
-from replicator.staging import DeferredError
+from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
 from replicator.step import Step
 from replicator.stores.base import StoreError
 from replicator.view import SourceChangedError, SourceError
 
 _TOUCHED_MAX = 4096
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What came of a reconcile.
+
+    Attributes:
+        failed: what could not be made true, and why: somebody must come back to it.
+        seen: the directories it was in.
+    """
+
+    failed: list[tuple[Item, Exception]] = field(default_factory=list)
+    seen: set[ObjectId] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def unless_fatal(self, item: Item) -> Iterator[None]:
+        """What fails inside, but would not fail everywhere else, is noted as `item`."""
+        try:
+            yield
+        except (DeferredError, SourceChangedError) as error:
+            self.failed.append((item, error))
+        except (StoreError, SourceError) as error:
+            if error.transient:
+                raise
+            self.failed.append((item, error))
 
 
 class Reconciler:
@@ -33,39 +61,44 @@ class Reconciler:
         self._tick = tick
 
     def reconcile(
-        self, directory: ObjectId, *, whole: bool, adopt: bool = False, keep: bool = True
-    ) -> list[tuple[Place, Exception]]:
-        """Make a directory true, its own attributes included; `whole`: and all below it.
+        self, item: ReconcileItem, *, adopt: bool = False, keep: bool = True
+    ) -> Reconciled:
+        """Make a directory true, its own attributes included; with `item.whole` all below it, too.
 
         `keep`: what has gone from the source goes to `kept`.
-        Returns the places that could not be made true, with the reason: somebody must come back
-        to them. Raises StoreError and SourceError where going on would be of no use.
+        Raises StoreError and SourceError where going on would be of no use.
         """
-        mode = Mode(trust=False, keep=keep, exact=True, adopt=adopt)
-        failed: list[tuple[Place, Exception]] = []
+        mode = Mode(trust=False, keep=keep, exact=True, adopt=adopt, descends=item.whole)
         if not adopt:
-            self._walk(directory, whole, lambda at: self._sweep(at, mode))
-        self._walk(directory, whole, lambda at: self._create(at, mode, failed))
-        return failed
+            swept = Reconciled()  # what fails here fails again below
+            self._walk(item, swept, lambda at: self._sweep(at, mode))
+        done = Reconciled()
+        self._walk(item, done, lambda at: self._create(at, mode, item.position, done))
+        return done
 
-    def settle_doubts(self, *, keep: bool) -> list[tuple[Place, Exception]]:
+    def settle_doubts(self, position: Position, *, keep: bool) -> Reconciled:
         """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises."""
         doubt = self._step.bench.doubt
-        failed: list[tuple[Place, Exception]] = []
+        total = Reconciled()
         while (identity := doubt.next()) is not None:
-            failed += self.reconcile(identity, whole=True, keep=keep)
+            done = self.reconcile(ReconcileItem(identity, True, position), keep=keep)
+            total.failed += done.failed
+            total.seen |= done.seen
             doubt.settled(identity)
-        return failed
+        return total
 
     def _walk(
-        self, start: ObjectId, whole: bool, visit: Callable[[ObjectId], list[ObjectId]]
+        self, item: ReconcileItem, done: Reconciled, visit: Callable[[ObjectId], list[ObjectId]]
     ) -> None:
-        waiting = [start]
+        waiting = [item.directory]
         while waiting:
             self._tick()
-            children = visit(waiting.pop())
-            if whole:
-                waiting += children
+            at = waiting.pop()
+            with done.unless_fatal(replace(item, directory=at, path=None)):
+                children = visit(at)
+                done.seen.add(at)
+                if item.whole:
+                    waiting += children
             if len(self._step.bench.touched) > _TOUCHED_MAX:
                 self._step.finish()
 
@@ -99,7 +132,7 @@ class Reconciler:
         return children
 
     def _create(
-        self, identity: ObjectId, mode: Mode, failed: list[tuple[Place, Exception]]
+        self, identity: ObjectId, mode: Mode, position: Position, done: Reconciled
     ) -> list[ObjectId]:
         """Make every place in the directory true; the directories in it."""
         source = self._source.open(identity)
@@ -111,21 +144,16 @@ class Reconciler:
             if directory is None:
                 return []
             bench.counters.directories_reconciled += 1
-            self._step.directory_attributes(source, mode)
-            names = {*self._store.list(directory), *self._source.list(source)}
-            for name in sorted(names):
+            with done.unless_fatal(ObjectItem(identity, position)):
+                self._step.directory_attributes(source, mode)
+            names = sorted({*self._store.list(directory), *self._source.list(source)})
+            for name in names:
                 place = Place(identity, name)
-                try:
+                with done.unless_fatal(PlaceItem(place, position)):
                     self._step.place(place, mode)
-                except (DeferredError, SourceChangedError) as error:
-                    failed.append((place, error))
-                except (StoreError, SourceError) as error:
-                    if error.transient:
-                        raise
-                    failed.append((place, error))
             return self._directories(identity, names)
 
-    def _directories(self, identity: ObjectId, names: set[bytes]) -> list[ObjectId]:
+    def _directories(self, identity: ObjectId, names: list[bytes]) -> list[ObjectId]:
         children: list[ObjectId] = []
         source = self._source.open(identity)
         if source is None:

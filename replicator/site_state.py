@@ -58,7 +58,8 @@ class HeldStep(msgspec.Struct, kw_only=True):
     """A step that could not be done: it failed after its retries, or waits for a writer.
 
     Attributes:
-        kind: "place" (directory, name), "object" (object) or "reconcile" (directory, whole).
+        kind: "place" (directory, name), "object" (object) or "reconcile" (directory, whole). What
+            else is filled in is what was known: the object at a place, a place of an object.
         sequence: of its first record; the clean cursor stays below it.
         waiting: it has not failed: its object is open for writing.
         since_ns: when it was first held.  due_ns: when it is tried again.
@@ -81,7 +82,9 @@ class HeldStep(msgspec.Struct, kw_only=True):
     @property
     def key(self) -> tuple[str, bytes, bytes, bytes]:
         """What makes two held steps the same."""
-        return (self.kind, self.directory, self.name, self.object if self.kind == "object" else b"")
+        if self.kind == "object":
+            return (self.kind, b"", b"", self.object)
+        return (self.kind, self.directory, self.name, b"")
 
 
 class SiteState(msgspec.Struct, kw_only=True):

@@ -9,20 +9,13 @@ import stat
 from collections.abc import Callable
 
 from mirrorfs.journal.record import ObjectId, Place
+from replicator.held import AheadError
 from replicator.moves import Bench
 from replicator.stores.base import Mark, MarkFlag, Staged
 from replicator.view import SourceChangedError, SourceObject, SourceStat
 
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
-
-
-class DeferredError(Exception):
-    """The object is being written: a `write` record will say when it is worth copying."""
-
-
-class AheadError(DeferredError):
-    """The source is ahead of the records: the one that explains what was seen is still to come."""
 
 
 class Staging:

@@ -9,18 +9,20 @@ step comes next.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
 from replicator.doubts import Doubts
+from replicator.escape import Escape
+from replicator.held import AheadError, DeferredError, HeldSteps
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.planner import PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
-from replicator.staging import AheadError, DeferredError, Staging
+from replicator.staging import Staging
 from replicator.stores.base import (
     RESERVED,
     Directory,
@@ -44,17 +46,17 @@ class Step:
         store: SiteStore,
         plan: Plan,
         incarnations: Incarnations,
+        escape: Escape,
+        held: HeldSteps,
         *,
-        held: Callable[[ObjectId], Iterable[Place]],
-        released: Callable[[ObjectId], None],
         sleep: Callable[[float], None],
     ) -> None:
         """Step on `source`, `store` and `plan`.
 
         Args:
             incarnations: those of the journal.
-            held: places of an object whose step failed or waits.
-            released: told of an object that was made true on the way to something else.
+            escape: what reconciles may have missed.
+            held: the steps that failed or wait.
             sleep: waits that many seconds.
         """
         names = NameTable(store)
@@ -66,13 +68,14 @@ class Step:
             names,
             SiteMap(source, store, plan.hints, names),
             Doubts(store),
+            escape,
+            held,
         )
         self.moves = Moves(self.bench)
         self._source = source
         self._store = store
         self._plan = plan
         self._held = held
-        self._released = released
         self._staging = Staging(self.bench, sleep)
 
     @property
@@ -120,7 +123,7 @@ class Step:
             way = self.bench.map.resolve(source)
             if not isinstance(way, Place):
                 return way
-            self.place(way, mode)
+            self.place(way, replace(mode, descends=False))
         raise SourceChangedError("directories are renamed faster than they can be followed")
 
     def _fill(
@@ -167,7 +170,9 @@ class Step:
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
         if found.links <= 1:
-            self._released(found.id)
+            self._held.object_done(found.id)
+            if not stat.S_ISDIR(found.mode):
+                self.bench.names.forget(found.id)
         settled = self._plan.hints(found.id).settled_ctime_ns == found.ctime_ns
         told = mark.ctime_ns == found.ctime_ns and MarkFlag.AHEAD not in mark.flags
         if settled and not told and stat.S_ISREG(found.mode):
@@ -187,16 +192,17 @@ class Step:
             (c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)), None
         )
         if copy is not None:
-            if mode.escaped:
+            if self.bench.escape.missed(found.id) and not mode.descends:
                 self.bench.doubt.add(found.id)
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1
         else:
             hints = self._plan.hints(found.id)
-            if not hints.made or hints.built:
-                self.bench.doubt.add(found.id)  # what it holds has no records of its own to come
-            else:
+            if hints.made and not hints.built:
                 hints.built = True
+                self.bench.escape.made(found.id)
+            elif not mode.descends:
+                self.bench.doubt.add(found.id)  # what it holds has no records of its own to come
             staged = self._store.stage(found.attributes(), None, self._mark(found))
             self.bench.map.forget(found.id)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=True)
@@ -287,27 +293,23 @@ class Step:
             if stat.S_ISDIR(found.mode):
                 self.directory_attributes(found, mode)
                 return set()
-            places = {*self._plan.hints(found.id).places, *self._held(found.id)}
+            places = {*self._plan.hints(found.id).places, *self._held.places(found.id)}
             copies = list(self.bench.map.copies(found.id))
             places |= {copy.place for copy in copies if copy.place is not None}
             standing = {place for place in places if self.bench.stands(place, found.id)}
             for copy in copies:
                 if copy.place not in standing:
-                    self._owe(copy, mode)
-        for place in standing:
+                    at, name, entry = copy.directory, copy.name, copy.entry
+                    self.bench.leaves(at, name, entry, mode, owed=MarkFlag.OWED)
+        for place in sorted(standing, key=lambda each: (each.directory, each.name)):
             self.place(place, mode)
-        if not places and not copies:
-            self.bench.doubt.add(self._source.root.id)  # no name of it is known: look everywhere
+        if not standing and not copies:
+            if mode.trust:
+                raise AheadError("the record that says where it stands now is still to come")
+            if not places:  # look everywhere
+                self.bench.doubt.add(self._source.root.id)
+            # else the step that brought it elsewhere, while this one was held, has looked closely
         return standing
-
-    def distrust(self, identity: ObjectId) -> None:
-        """The records about it may be forgotten before it was made true."""
-        for copy in self.bench.map.copies(identity):
-            self._owe(copy, NORMAL)
-
-    def _owe(self, copy: Copy, mode: Mode) -> None:
-        entry = copy.entry
-        self.bench.leaves(copy.directory, copy.name, entry, mode, owed=MarkFlag.OWED)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
@@ -331,7 +333,8 @@ class Step:
         owed = MarkFlag.OWED in mark.flags
         paid = replace(mark, flags=mark.flags & ~MarkFlag.OWED)
         differ = schedule.attributes_differ(wanted, copy.entry)
-        if not differ and (exact or owed or self._plan.object_waits(found.id)):
+        told = self._plan.object_waits(found.id) or self._held.object_waits(found.id)
+        if not differ and (exact or owed or told):
             differ = dict(wanted.xattrs) != self._store.xattrs(copy.directory, copy.name)
         if not differ:
             if owed:
@@ -348,8 +351,6 @@ class Step:
             self.bench.touched.add(found.id)  # the record may be about its times
         else:
             self.moves.leave_limbo(found.id)
-            if found.links <= 1:
-                self.bench.names.forget(found.id)
         if found.links <= 1 or stat.S_ISDIR(found.mode):
             self._plan.object_done(found.id)
 
@@ -392,7 +393,7 @@ class Step:
                     self.bench.names.discard(found.id, copy.place)
         self.moves.leave_limbo(found.id)
         self._plan.object_done(found.id)
-        self._released(found.id)
+        self._held.object_done(found.id)
 
     def _unify(self, found: SourceObject, copy: Copy, place: Place) -> None:
         """Names of one object must be one object at the site: all names of the newest copy."""
@@ -430,8 +431,7 @@ class Step:
         Those that fail for good are left to `timeless`. Raises StoreError, SourceError.
         """
         touched = self.bench.touched
-        while touched:
-            identity = next(iter(touched))
+        for identity in sorted(touched):
             try:
                 self._set_times(identity)
             except (StoreError, SourceError) as error:

@@ -6,6 +6,7 @@ import errno
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any, cast
 
@@ -65,8 +66,8 @@ class Mirror:
         self.shown: dict[Place, int] = {}
         self.fed = 0
         self.now = 0
-        state = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
-        self.start(state)
+        self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
+        self.start(deepcopy(self.fresh))
 
     @property
     def root(self) -> ObjectId:
@@ -91,6 +92,12 @@ class Mirror:
         )
         self.fed = state.working
 
+    def start_anew(self) -> None:
+        """Attach the site now: what the source has so far comes with the initial copy."""
+        self.fresh.working = self.tree.head
+        self.fresh.initial = True
+        self.start(deepcopy(self.fresh))
+
     def feed(self, count: int) -> None:
         new = [pair for pair in self.tree.records if pair[0].sequence > self.fed][:count]
         self.engine.feed(new)
@@ -99,10 +106,8 @@ class Mirror:
     def crash(self) -> None:
         """Start again from what lies at the site; the journal may have lost its tail."""
         data = self.store.inner.read_file("state")
-        state = decode_state(data) if data else None
+        state = decode_state(data) if data else deepcopy(self.fresh)
         self.store.crash_in = -1
-        if state is None:
-            state = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
         for incarnation in self.tree.ended:
             if state.tag == f"{incarnation.tag:016x}":
                 state.working = min(state.working, incarnation.last)

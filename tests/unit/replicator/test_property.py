@@ -19,8 +19,18 @@ from tests.support.model_tree import change_at_random
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 20
 
 
-def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool = False) -> Mirror:
-    """A source that changes all the time, also while it is looked at; a site that follows."""
+def run(
+    seed: int,
+    *,
+    crashes: bool = False,
+    tails: bool = False,
+    faults: bool = False,
+    initial: bool = False,
+) -> Mirror:
+    """A source that changes all the time, also while it is looked at; a site that follows.
+
+    `initial`: the source has something already that no record speaks of.
+    """
     random = Random(seed)
     mirror = Mirror(random)
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
@@ -28,6 +38,10 @@ def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool =
     def change() -> None:
         change_at_random(mirror.tree, random, names)
 
+    if initial:
+        for _ in range(random.randint(0, 40)):
+            change()
+        mirror.start_anew()
     often = random.choice([0.0, 0.01, 0.05])
 
     def meanwhile() -> None:
@@ -40,11 +54,7 @@ def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool =
             change()
         if random.random() < 0.6:
             mirror.feed(random.randint(1, 8))
-        if crashes and random.random() < 0.1:
-            mirror.store.crash_in = random.randint(0, 6)
-        if faults and random.random() < 0.2:
-            mirror.store.fail_in = random.randint(0, 6)
-            mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
+        upset(mirror, random, crashes=crashes, faults=faults)
         mirror.work(random.randint(0, 10))
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
@@ -52,6 +62,15 @@ def run(seed: int, *, crashes: bool = False, tails: bool = False, faults: bool =
         interrupt(mirror, random, crashes=crashes, tails=tails)
     mirror.drain()
     return mirror
+
+
+def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
+    """Let one of the next calls of the store be the last, or fail, or neither."""
+    if crashes and random.random() < 0.1:
+        mirror.store.crash_in = random.randint(0, 6)
+    if faults and random.random() < 0.2:
+        mirror.store.fail_in = random.randint(0, 6)
+        mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
 
 
 def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool) -> None:
@@ -64,15 +83,19 @@ def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool) -> 
         mirror.lose_tail(SequenceNumber(random.randint(floor, head)))
 
 
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
 @pytest.mark.parametrize("block", range(4))
-def test_a_site_that_fails_now_and_then_ends_equal(block: int) -> None:
+def test_a_site_that_fails_now_and_then_ends_equal(block: int, initial: bool) -> None:
     for seed in range(block * SEEDS, block * SEEDS + SEEDS):
-        assert_equal(run(seed, faults=True, crashes=bool(seed % 2)), seed)
+        assert_equal(run(seed, faults=True, crashes=bool(seed % 2), initial=initial), seed)
 
 
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
 @pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
 @pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
 @pytest.mark.parametrize("block", range(4))
-def test_ends_equal_and_shows_nothing_strange(block: int, crashes: bool, tails: bool) -> None:
+def test_ends_equal_and_shows_nothing_strange(
+    block: int, crashes: bool, tails: bool, initial: bool
+) -> None:
     for seed in range(block * SEEDS, block * SEEDS + SEEDS):
-        assert_equal(run(seed, crashes=crashes, tails=tails), seed)
+        assert_equal(run(seed, crashes=crashes, tails=tails, initial=initial), seed)

@@ -10,10 +10,11 @@ import pytest
 
 from mirrorfs.journal.record import Place
 from replicator.engine import TroubleError
-from replicator.stores.base import Attributes, Mark, MarkFlag, StoreError
+from replicator.stores.base import Attributes, Mark, StoreError
 from replicator.stores.memory import MemoryStore, Node
+from replicator.view import SourceError
 from tests.support.mirror import CrashError, Mirror, assert_equal
-from tests.support.model_tree import ModelContent, ModelTree, Thing
+from tests.support.model_tree import ModelContent, ModelObject, ModelTree, Thing
 
 ALL = 1 << 30
 DIRECTORY = stat.S_IFDIR | 0o755
@@ -192,7 +193,7 @@ def test_a_hot_file_keeps_its_last_good_copy_and_is_tried_again(mirror: Mirror) 
 
 
 def test_what_a_forgotten_record_said_is_not_forgotten(mirror: Mirror) -> None:
-    """A held object step leaves its copies without a claim to be current."""
+    """While the step of an object is held, its copies have no claim to be current."""
     tree, root = mirror.tree, mirror.tree.root_thing
     thing = save_file(tree, root, b"f")
     follow(mirror)
@@ -207,9 +208,7 @@ def test_what_a_forgotten_record_said_is_not_forgotten(mirror: Mirror) -> None:
         patch.setattr(mirror.store.inner, "stage", refuse)
         mirror.engine.work(ALL)
     mirror.engine.save()
-    node = next(node for place, node in mirror.site() if place.name == b"f")
-    assert node.mark is not None
-    assert MarkFlag.CONTENT not in node.mark.flags
+    mirror.crash()
     tree.rename(root, b"f", root, b"g")
     follow(mirror)
     assert names(mirror) == {b"g": thing.content}
@@ -347,3 +346,72 @@ def test_a_directory_in_doubt_stays_so_when_we_are_killed(mirror: Mirror) -> Non
 def test_the_reserved_name_is_never_touched(mirror: Mirror) -> None:
     mirror.engine.step.place(Place(mirror.root, b".mirrorfs"))
     assert names(mirror) == {}
+
+
+def first_copy(mirror: Mirror) -> None:
+    """Make the initial copy of what is there."""
+    mirror.start_anew()
+    mirror.engine.work(ALL)
+
+
+def test_the_initial_copy_looks_into_each_directory_once(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    for number in range(10):
+        directory = tree.create(root, b"d%d" % number, DIRECTORY)
+        save_file(tree, tree.create(directory, b"below", DIRECTORY), b"f")
+    first_copy(mirror)
+    assert mirror.engine.counters.directories_reconciled == 21
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
+def test_what_changes_right_after_the_initial_copy_is_cheap(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    for number in range(10):
+        save_file(tree, tree.create(root, b"d%d" % number, DIRECTORY), b"f")
+    first_copy(mirror)
+    copied = mirror.engine.counters.files_copied
+    for number in range(10):
+        above = tree.create(root, b"new%d" % number, DIRECTORY)
+        tree.rename(root, b"d%d" % number, above, b"moved")
+        tree.rename(above, b"moved", root, b"again%d" % number)
+        tree.rename(root.names[b"again%d" % number], b"f", root, b"f%d" % number)
+        tree.rename(root, b"new%d" % number, root, b"newer%d" % number)
+        tree.unlink(root, b"f%d" % number)
+        follow(mirror)
+    counters = mirror.engine.counters
+    assert (counters.directories_reconciled, counters.kept) == (11, 0)
+    assert counters.files_copied == copied
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
+@pytest.mark.parametrize("name", [b"bad", None])
+def test_one_bad_directory_does_not_stop_the_initial_copy(
+    mirror: Mirror, name: bytes | None
+) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    for each in (b"a", b"bad", b"c"):
+        save_file(tree, tree.create(root, each, DIRECTORY), b"f")
+    bad = (root if name is None else root.names[name]).id
+    list_source = tree.list
+
+    def failing(directory: ModelObject) -> list[bytes]:
+        if directory.id == bad:
+            raise SourceError("cannot list", errno.EUCLEAN, transient=False)
+        return list_source(directory)
+
+    tree.list = failing  # type: ignore[method-assign]
+    first_copy(mirror)
+    there = {place.name for place, _ in mirror.site()}
+    assert there == (set() if name is None else {b"a", b"bad", b"c", b"f"})
+    (held,) = mirror.engine.held
+    assert (held.kind, held.directory, held.whole) == ("reconcile", bad, True)
+    assert held.path == (name or b"")
+    assert mirror.engine.state.initial is False
+    mirror.engine.save()
+    assert mirror.engine.state.clean < mirror.engine.state.working
+    tree.list = list_source  # type: ignore[method-assign]
+    mirror.drain()
+    assert mirror.engine.held == []
+    assert_equal(mirror, 0)
