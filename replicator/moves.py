@@ -22,8 +22,6 @@ from replicator.sitemap import Copy, SiteMap
 from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
 from replicator.view import SourceObject, SourceTree
 
-NO_FLAGS = MarkFlag(0)
-
 
 @dataclass(slots=True)
 class Counters:
@@ -141,27 +139,25 @@ class Bench:
         with found:
             return schedule.same_kind(found, entry)
 
-    def leaves(
-        self,
-        directory: Directory,
-        name: bytes,
-        entry: SiteEntry,
-        mode: Mode,
-        *,
-        owed: MarkFlag = NO_FLAGS,
-    ) -> None:
-        """A copy waits for its place: the record that its content changed may be forgotten before
-        it comes there. Then it must not be taken for current. `owed`: see MarkFlag."""
+    def leaves(self, directory: Directory, name: bytes, entry: SiteEntry, mode: Mode) -> None:
+        """A copy waits for its place: the records that its content or its attributes changed may
+        be forgotten before it comes there. Then it must not be taken for current."""
         mark = entry.mark
         if mark is None:
             return
         write = self.plan.hints(mark.object).write
         told = write is not None and not self.incarnations.covers(mark, write)
-        wanted = replace(mark, flags=mark.flags | owed)
+        wanted = mark
+        if self.object_waits(mark.object):
+            wanted = replace(mark, flags=mark.flags | MarkFlag.OWED)
         if stat.S_ISREG(entry.mode) and (told or not self._trusts(mark, mode)):
             wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
         if wanted != mark:
             self.store.set_mark(directory, name, wanted)
+
+    def object_waits(self, identity: ObjectId) -> bool:
+        """Whether a record about its content or attributes is still to be applied, or is held."""
+        return self.plan.object_waits(identity) or self.held.object_waits(identity)
 
     def path_of(self, directory: ObjectId) -> bytes | None:
         """A directory's path as the source has it now; for people. Raises SourceError."""

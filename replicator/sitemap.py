@@ -122,6 +122,24 @@ class SiteMap:
             return self._opened(identity, self.limbo.directory, limbo_name(identity), None)
         return None
 
+    def hidden(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> bool:
+        """Whether the site may have that object in a directory that cannot be found, because what
+        the source did with it is not among the records read so far."""
+        for place in self._hints(identity).places:
+            at = place.directory
+            if at in seen or self.find(at) is not None:
+                continue
+            source = self._source.open(at)
+            if source is None:
+                continue
+            with source:
+                way = self._source.ancestors(source)
+            if way and Place(way[-1][0], way[-1][1]) not in self._hints(at).places:
+                return True
+            if self.hidden(at, seen | {identity, at}):
+                return True
+        return False
+
     def _holds(self, directory: Directory, name: bytes, identity: ObjectId) -> bool:
         entry = self._store.lookup(directory, name)
         return entry is not None and entry.mark is not None and entry.mark.object == identity

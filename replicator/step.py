@@ -165,7 +165,7 @@ class Step:
                 return
         self._set_attributes(found, copy, exact=mode.exact)
         if found.links > 1 and not stat.S_ISDIR(found.mode):
-            self._unify(found, copy, place)
+            self._unify(found, copy, place, mode)
         self._object_done(found)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
@@ -196,6 +196,8 @@ class Step:
                 self.bench.doubt.add(found.id)
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1
+        elif mode.trust and self.bench.map.hidden(found.id):
+            raise AheadError("the site has it where a record still to come has not moved it from")
         else:
             hints = self._plan.hints(found.id)
             if hints.made and not hints.built:
@@ -299,8 +301,7 @@ class Step:
             standing = {place for place in places if self.bench.stands(place, found.id)}
             for copy in copies:
                 if copy.place not in standing:
-                    at, name, entry = copy.directory, copy.name, copy.entry
-                    self.bench.leaves(at, name, entry, mode, owed=MarkFlag.OWED)
+                    self.bench.leaves(copy.directory, copy.name, copy.entry, mode)
         for place in sorted(standing, key=lambda each: (each.directory, each.name)):
             self.place(place, mode)
         if not standing and not copies:
@@ -333,8 +334,7 @@ class Step:
         owed = MarkFlag.OWED in mark.flags
         paid = replace(mark, flags=mark.flags & ~MarkFlag.OWED)
         differ = schedule.attributes_differ(wanted, copy.entry)
-        told = self._plan.object_waits(found.id) or self._held.object_waits(found.id)
-        if not differ and (exact or owed or told):
+        if not differ and (exact or owed or self.bench.object_waits(found.id)):
             differ = dict(wanted.xattrs) != self._store.xattrs(copy.directory, copy.name)
         if not differ:
             if owed:
@@ -395,7 +395,7 @@ class Step:
         self._plan.object_done(found.id)
         self._held.object_done(found.id)
 
-    def _unify(self, found: SourceObject, copy: Copy, place: Place) -> None:
+    def _unify(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Names of one object must be one object at the site: all names of the newest copy."""
         self.bench.names.add(found.id, place)
         names = {place: copy}
@@ -409,9 +409,18 @@ class Step:
             # even if nothing is left to do: we may have been killed before the times were set
             self.bench.touched.add(at.directory)
             if each.entry.identity != newest.entry.identity:
+                if not self._may_arrive(found, newest, mode):
+                    raise AheadError("its newest content came by a record that is still to come")
                 self.bench.names.add(found.id, at)
                 self._store.link(newest.directory, newest.name, each.directory, each.name)
                 self.counters.linked += 1
+
+    def _may_arrive(self, found: SourceObject, copy: Copy, mode: Mode) -> bool:
+        """Whether that copy may be shown at another place."""
+        if not stat.S_ISREG(found.mode):
+            return True
+        state = self.bench.content_state(copy.entry.mark, found, mode, arriving=True)
+        return state is ContentState.CURRENT or not mode.trust
 
     def _adopt(
         self, found: SourceObject, directory: Directory, place: Place, entry: SiteEntry
