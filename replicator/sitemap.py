@@ -125,7 +125,7 @@ class SiteMap:
     def hidden(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> bool:
         """Whether the site may have that object in a directory that cannot be found, because what
         the source did with it is not among the records read so far."""
-        for place in self._hints(identity).places:
+        for place in (*self._hints(identity).places, *self._names.places(identity)):
             at = place.directory
             if at in seen or self.find(at) is not None:
                 continue

@@ -169,12 +169,12 @@ class Step:
         self._object_done(found)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
-        if found.links <= 1:
-            self._held.object_done(found.id)
-            if not stat.S_ISDIR(found.mode):
-                self.bench.names.forget(found.id)
         settled = self._plan.hints(found.id).settled_ctime_ns == found.ctime_ns
         told = mark.ctime_ns == found.ctime_ns and MarkFlag.AHEAD not in mark.flags
+        if found.links <= 1:
+            self._held.object_done(found.id)
+            if settled or told:  # else a record about another name it had may still be to come
+                self.bench.names.forget(found.id)
         if settled and not told and stat.S_ISREG(found.mode):
             # only names or attributes moved the change time: a later reconcile need not copy it
             self._store.set_mark(copy.directory, copy.name, self._mark(found))
@@ -196,9 +196,8 @@ class Step:
                 self.bench.doubt.add(found.id)
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1
-        elif mode.trust and self.bench.map.hidden(found.id):
-            raise AheadError("the site has it where a record still to come has not moved it from")
         else:
+            self._must_be_found(found, mode)
             hints = self._plan.hints(found.id)
             if hints.made and not hints.built:
                 hints.built = True
@@ -229,6 +228,7 @@ class Step:
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
         if found.links > 1:
+            self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
             staged = self._staging.stage(found, place)
@@ -362,6 +362,7 @@ class Step:
     def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Stage the object anew and put it under each of its names at the site."""
         if found.links > 1:
+            self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
@@ -414,6 +415,11 @@ class Step:
                 self.bench.names.add(found.id, at)
                 self._store.link(newest.directory, newest.name, each.directory, each.name)
                 self.counters.linked += 1
+
+    def _must_be_found(self, found: SourceObject, mode: Mode) -> None:
+        """Raises AheadError if the site may have the object in a directory it does not find now."""
+        if mode.trust and self.bench.map.hidden(found.id):
+            raise AheadError("it was in a directory that moved by a record that is still to come")
 
     def _may_arrive(self, found: SourceObject, copy: Copy, mode: Mode) -> bool:
         """Whether that copy may be shown at another place."""
