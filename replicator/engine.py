@@ -16,7 +16,7 @@ from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
 from replicator.escape import Escape
-from replicator.held import DeferredError, HeldSteps
+from replicator.held import DeferredError, HeldSteps, Subject
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
@@ -256,8 +256,7 @@ class Engine:
         return self._held.all()
 
     def _hold(self, item: Item, error: Exception) -> None:
-        identity, place = self._subject(item)
-        self._held.hold(item, error, self._world.clock_ns(), identity, place)
+        self._held.hold(item, error, self._world.clock_ns(), self._subject(item))
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:
@@ -278,16 +277,18 @@ class Engine:
             self._hold(ObjectItem(identity, (position, 0), path), error)
         timeless.clear()
 
-    def _subject(self, item: Item) -> tuple[ObjectId | None, Place | None]:
-        """The object and the place an item is about, as far as they are known."""
+    def _subject(self, item: Item) -> Subject:
+        bench = self.step.bench
         if isinstance(item, ObjectItem):
             places = self.plan.hints(item.object).places
-            return item.object, max(places, key=places.__getitem__, default=None)
+            return Subject(item.object, max(places, key=places.__getitem__, default=None))
         if isinstance(item, PlaceItem):
-            with contextlib.suppress(SourceError):  # it may be why the step is held
-                return self.step.bench.object_at(item.place), item.place
-            return None, item.place
-        return None, None
+            object = occupant = None
+            with contextlib.suppress(SourceError, StoreError):  # it may be why the step is held
+                occupant = bench.map.object_at(item.place)
+                object = bench.object_at(item.place)
+            return Subject(object, item.place, occupant)
+        return Subject()
 
     def _due(self) -> Item | None:
         """A held step to try again now."""

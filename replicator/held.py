@@ -7,6 +7,7 @@ again is decided here; `engine` tries it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
@@ -25,14 +26,32 @@ class AheadError(DeferredError):
     """The source is ahead of the records: the one that explains what was seen is still to come."""
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a step is about, as far as it is known: the records that tell will be forgotten.
+
+    Attributes:
+        object: of an object's step; or what the source has at the place of a place's step.
+        place: of a place's step; or where records say that the object of an object's step stands.
+        occupant: what the site has at the place.
+    """
+
+    object: ObjectId | None = None
+    place: Place | None = None
+    occupant: ObjectId | None = None
+
+
 class HeldSteps:
     """The held steps of one site."""
 
     def __init__(self, steps: Iterable[HeldStep], random: Random) -> None:
         """Go on with these; `random` is for jitter."""
-        self._steps = {step.key: step for step in steps}
-        self._reconciles = {key for key in self._steps if key[0] == "reconcile"}
         self._random = random
+        self._steps: dict[Key, HeldStep] = {}
+        self._reconciles: set[Key] = set()
+        self._about: dict[bytes, dict[Key, None]] = {}
+        for step in steps:
+            self._put(step)
 
     def __bool__(self) -> bool:
         return bool(self._steps)
@@ -41,19 +60,8 @@ class HeldSteps:
         """Every step, the one held longest first."""
         return list(self._steps.values())
 
-    def hold(
-        self,
-        item: Item,
-        error: Exception,
-        now_ns: int,
-        identity: ObjectId | None,
-        place: Place | None,
-    ) -> None:
-        """Try it again later.
-
-        `identity`, `place`: what stands at the item's place, and where its object stands, as far as
-        they are known: the records that tell will be forgotten.
-        """
+    def hold(self, item: Item, error: Exception, now_ns: int, subject: Subject) -> None:
+        """Try it again later."""
         key = _key(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
@@ -62,17 +70,16 @@ class HeldSteps:
         if waiting and not isinstance(error, AheadError):
             seconds = WRITER_WAIT_SECONDS
         directory, name = key[1:3]
-        if isinstance(item, ReconcileItem):
-            self._reconciles.add(key)
-        elif place is not None:
-            directory, name = place.directory, place.name
+        if subject.place is not None:
+            directory, name = subject.place.directory, subject.place.name
         elif before is not None:
             directory, name = before.directory, before.name
-        self._steps[key] = HeldStep(
+        step = HeldStep(
             kind=key[0],
             directory=directory,
             name=name,
-            object=identity or b"",
+            object=subject.object or b"",
+            occupant=subject.occupant or b"",
             whole=isinstance(item, ReconcileItem) and item.whole,
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
@@ -83,16 +90,37 @@ class HeldSteps:
             error=str(error),
             errno=getattr(error, "errno", 0),
         )
+        if before is not None:
+            self._forget_subject(before)
+        self._put(step)
+
+    def _put(self, step: HeldStep) -> None:
+        self._steps[step.key] = step
+        if step.kind == "reconcile":
+            self._reconciles.add(step.key)
+        for each in {step.object, step.occupant} - {b""}:
+            self._about.setdefault(each, {})[step.key] = None
+
+    def _drop(self, key: Key) -> None:
+        step = self._steps.pop(key, None)
+        if step is not None:
+            self._reconciles.discard(key)
+            self._forget_subject(step)
+
+    def _forget_subject(self, step: HeldStep) -> None:
+        for each in {step.object, step.occupant} - {b""}:
+            keys = self._about[each]
+            del keys[step.key]
+            if not keys:
+                del self._about[each]
 
     def done(self, item: Item) -> None:
         """It was done, or need not be."""
-        key = _key(item)
-        self._steps.pop(key, None)
-        self._reconciles.discard(key)
+        self._drop(_key(item))
 
     def object_done(self, identity: ObjectId) -> None:
         """The object was made true on the way to something else."""
-        self._steps.pop(("object", b"", b"", identity), None)
+        self._drop(("object", b"", b"", identity))
 
     def object_waits(self, identity: ObjectId) -> bool:
         """Whether content or attributes of the object are still to be made true."""
@@ -109,9 +137,10 @@ class HeldSteps:
         return bool(self._reconciles)
 
     def places(self, identity: ObjectId) -> Iterator[Place]:
-        """Places of that object, as far as held steps know."""
-        for step in self.all():
-            if step.object == identity and step.directory:
+        """Places of that object at source or site, as far as held steps know."""
+        for key in self._about.get(identity, ()):
+            step = self._steps[key]
+            if step.directory:
                 yield Place(ObjectId(step.directory), step.name)
 
     def due(self, now_ns: int) -> Item | None:

@@ -60,6 +60,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     Attributes:
         kind: "place" (directory, name), "object" (object) or "reconcile" (directory, whole). What
             else is filled in is what was known: the object at a place, a place of an object.
+        occupant: what the site has at the place.
         sequence: of its first record; the clean cursor stays below it.
         waiting: it has not failed: its object is open for writing.
         since_ns: when it was first held.  due_ns: when it is tried again.
@@ -69,6 +70,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     directory: bytes = b""
     name: bytes = b""
     object: bytes = b""
+    occupant: bytes = b""
     whole: bool = False
     path: bytes | None = None
     sequence: int

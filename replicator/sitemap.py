@@ -1,7 +1,7 @@
 """Where the site holds what: open directories by object id, copies of an object.
 
 Looks, never changes anything at the site. What it remembers is only a shortcut: every answer can be
-found again from the source, the hints of recent records, the table of names and limbo.
+found again from the source, the hints of recent records, held steps, the table of names and limbo.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mirrorfs.journal.record import ObjectId, Place
+from replicator.held import HeldSteps
 from replicator.limbo import Limbo, limbo_name
 from replicator.names import NameTable
 from replicator.planner import Hints
@@ -45,11 +46,13 @@ class SiteMap:
         store: SiteStore,
         hints: Callable[[ObjectId], Hints],
         names: NameTable,
+        held: HeldSteps,
     ) -> None:
         self._source = source
         self._store = store
         self._hints = hints
         self._names = names
+        self._held = held
         self._open: dict[ObjectId, _Open] = {}
         self.limbo = Limbo(store)
 
@@ -102,7 +105,7 @@ class SiteMap:
         known = self._open.get(identity)
         if known is not None:
             return known.directory
-        places = dict.fromkeys(self._hints(identity).places)
+        places = dict.fromkeys((*self._hints(identity).places, *self._held.places(identity)))
         source = self._source.open(identity)
         if source is not None:
             with source:
@@ -122,10 +125,17 @@ class SiteMap:
             return self._opened(identity, self.limbo.directory, limbo_name(identity), None)
         return None
 
+    def object_at(self, place: Place) -> ObjectId | None:
+        """What object the site has a copy of at that place."""
+        directory = self.find(place.directory)
+        entry = None if directory is None else self._store.lookup(directory, place.name)
+        return None if entry is None or entry.mark is None else entry.mark.object
+
     def hidden(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> bool:
         """Whether the site may have that object in a directory that cannot be found, because what
         the source did with it is not among the records read so far."""
-        for place in (*self._hints(identity).places, *self._names.places(identity)):
+        told = *self._hints(identity).places, *self._names.places(identity)
+        for place in (*told, *self._held.places(identity)):
             at = place.directory
             if at in seen or self.find(at) is not None:
                 continue
@@ -151,6 +161,7 @@ class SiteMap:
             yield Copy(self.limbo.directory, limbo_name(identity), entry, None)
         places: dict[Place, None] = dict.fromkeys(self._hints(identity).places)
         places.update(dict.fromkeys(self._names.places(identity)))
+        places.update(dict.fromkeys(self._held.places(identity)))
         known = self._open.get(identity)
         if known is not None and known.place is not None:
             places[known.place] = None

@@ -66,7 +66,7 @@ class Step:
             plan,
             incarnations,
             names,
-            SiteMap(source, store, plan.hints, names),
+            SiteMap(source, store, plan.hints, names, held),
             Doubts(store),
             escape,
             held,
