@@ -50,9 +50,11 @@ class Escape:
         self._open()
 
     def after_doubt(self, seen: Iterable[ObjectId]) -> None:
-        """Directories in doubt were reconciled."""
-        self._seen.update(seen)
-        self._open()
+        """Directories in doubt were reconciled. If that time was over nothing can have escaped: a
+        directory that moved meanwhile is known with all it holds, or comes into doubt itself."""
+        if self.open:
+            self._seen.update(seen)
+            self._open()
 
     def _open(self) -> None:
         self._closes_ns = self._clock_ns() + _LATE_NS
