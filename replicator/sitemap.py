@@ -98,14 +98,21 @@ class SiteMap:
             self._open[identity] = _Open(opened, place, None)
         return opened
 
-    def find(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> Directory | None:
+    def find(self, identity: ObjectId) -> Directory | None:
         """The site's directory of that object, wherever the site has it."""
+        return self._find(identity, set())
+
+    def _find(self, identity: ObjectId, tried: set[ObjectId]) -> Directory | None:
+        """`tried`: directories that were not found, or are being looked for."""
         if identity == self._source.root.id:
             return self._store.root()
         known = self._open.get(identity)
         if known is not None:
             return known.directory
-        places = dict.fromkeys((*self._hints(identity).places, *self._held.places(identity)))
+        if identity in tried:
+            return None
+        tried.add(identity)
+        places = dict.fromkeys(self._told(identity))
         source = self._source.open(identity)
         if source is not None:
             with source:
@@ -115,15 +122,21 @@ class SiteMap:
                 return found
             if way:  # perhaps it has not moved, only what is above it
                 places[Place(way[-1][0], way[-1][1])] = None
-        if identity in seen:
-            return None
         for place in places:
-            parent = self.find(place.directory, seen | {identity})
+            parent = self._find(place.directory, tried)
             if parent is not None and self._holds(parent, place.name, identity):
+                tried.clear()  # what was not found may be below this one
                 return self._opened(identity, parent, place.name, place)
         if self.limbo.lookup(identity) is not None:
+            tried.clear()
             return self._opened(identity, self.limbo.directory, limbo_name(identity), None)
         return None
+
+    def _told(self, identity: ObjectId) -> Iterator[Place]:
+        """Places where that object is or was, by the records at hand and what is remembered."""
+        yield from self._hints(identity).places
+        yield from self._names.places(identity)
+        yield from self._held.places(identity)
 
     def object_at(self, place: Place) -> ObjectId | None:
         """What object the site has a copy of at that place."""
@@ -131,23 +144,24 @@ class SiteMap:
         entry = None if directory is None else self._store.lookup(directory, place.name)
         return None if entry is None or entry.mark is None else entry.mark.object
 
-    def hidden(self, identity: ObjectId, seen: frozenset[ObjectId] = frozenset()) -> bool:
+    def hidden(self, identity: ObjectId) -> bool:
         """Whether the site may have that object in a directory that cannot be found, because what
         the source did with it is not among the records read so far."""
-        told = *self._hints(identity).places, *self._names.places(identity)
-        for place in (*told, *self._held.places(identity)):
-            at = place.directory
-            if at in seen or self.find(at) is not None:
-                continue
-            source = self._source.open(at)
-            if source is None:
-                continue
-            with source:
-                way = self._source.ancestors(source)
-            if way and Place(way[-1][0], way[-1][1]) not in self._hints(at).places:
-                return True
-            if self.hidden(at, seen | {identity, at}):
-                return True
+        waiting, seen = [identity], {identity}
+        while waiting:
+            for place in self._told(waiting.pop()):
+                at = place.directory
+                if at in seen or self.find(at) is not None:
+                    continue
+                seen.add(at)
+                source = self._source.open(at)
+                if source is None:
+                    continue
+                with source:
+                    way = self._source.ancestors(source)
+                if way and Place(way[-1][0], way[-1][1]) not in self._hints(at).places:
+                    return True
+                waiting.append(at)
         return False
 
     def _holds(self, directory: Directory, name: bytes, identity: ObjectId) -> bool:
@@ -159,9 +173,7 @@ class SiteMap:
         entry = self.limbo.lookup(identity)
         if entry is not None:
             yield Copy(self.limbo.directory, limbo_name(identity), entry, None)
-        places: dict[Place, None] = dict.fromkeys(self._hints(identity).places)
-        places.update(dict.fromkeys(self._names.places(identity)))
-        places.update(dict.fromkeys(self._held.places(identity)))
+        places: dict[Place, None] = dict.fromkeys(self._told(identity))
         known = self._open.get(identity)
         if known is not None and known.place is not None:
             places[known.place] = None
