@@ -191,7 +191,7 @@ class Engine:
             self._carry_out(item)
             self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
-            self._hold(item, error)
+            self._hold(item, error, unsure=self._unsure)
         except (StoreError, SourceError) as error:
             self._failed(item, error)
             return
@@ -227,6 +227,11 @@ class Engine:
         """A gap no copy the site has is newer than."""
         return self.plan.known_tag, SequenceNumber(self.plan.known + 1)
 
+    @property
+    def _unsure(self) -> bool:
+        """Whether records may not tell everything now."""
+        return self.plan.reconciles > 0 or self._held.reconciles or self._escape.gap is not None
+
     def _mode(self, item: Item) -> Mode:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
@@ -245,7 +250,7 @@ class Engine:
         if no_space or (error.transient and self._tries < _TRIES_MAX):
             raise error
         self._tries = 0
-        self._hold(item, error)
+        self._hold(item, error, unsure=self._unsure)
         self.plan.done(item)
 
     # held steps --------------------------------------------------------------------------------
@@ -255,14 +260,15 @@ class Engine:
         """The failed set, and the steps that wait for a writer."""
         return self._held.all()
 
-    def _hold(self, item: Item, error: Exception) -> None:
-        self._held.hold(item, error, self._world.clock_ns(), self._subject(item))
+    def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
+        now_ns, subject = self._world.clock_ns(), self._subject(item)
+        self._held.hold(item, error, now_ns, subject, unsure=unsure)
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:
             with contextlib.suppress(SourceError):  # it may be why the step is held
                 item.path = self._path_of(item)
-            self._hold(item, error)
+            self._hold(item, error, unsure=True)
 
     def _path_of(self, item: Item) -> bytes | None:
         if isinstance(item, PlaceItem):
@@ -274,7 +280,8 @@ class Engine:
         timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
         for identity, error in timeless.items():
             path = self.step.bench.path_of(identity)
-            self._hold(ObjectItem(identity, (position, 0), path), error)
+            item = ObjectItem(identity, (position, 0), path)
+            self._hold(item, error, unsure=self._unsure)
         timeless.clear()
 
     def _subject(self, item: Item) -> Subject:

@@ -60,8 +60,10 @@ class HeldSteps:
         """Every step, the one held longest first."""
         return list(self._steps.values())
 
-    def hold(self, item: Item, error: Exception, now_ns: int, subject: Subject) -> None:
-        """Try it again later."""
+    def hold(
+        self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
+    ) -> None:
+        """Try it again later. `unsure`: see HeldStep."""
         key = _key(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
@@ -83,6 +85,7 @@ class HeldSteps:
             whole=isinstance(item, ReconcileItem) and item.whole,
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
+            unsure=unsure or (before is not None and before.unsure),
             waiting=waiting,
             since_ns=before.since_ns if before else now_ns,
             due_ns=now_ns + int(seconds * 1e9),
@@ -125,6 +128,13 @@ class HeldSteps:
     def object_waits(self, identity: ObjectId) -> bool:
         """Whether content or attributes of the object are still to be made true."""
         return ("object", b"", b"", identity) in self._steps
+
+    def distrusts(self, identity: ObjectId) -> bool:
+        """Whether the object's copies may be older than the records at hand tell."""
+        steps = (self._steps[key] for key in self._about.get(identity, ()))
+        return any(
+            step.object == identity and (step.kind == "object" or step.unsure) for step in steps
+        )
 
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""

@@ -109,8 +109,8 @@ class Bench:
 
     def _trusts(self, mark: Mark | None, mode: Mode) -> bool:
         """Whether the records tell every change of that copy's content."""
-        if mark is None or not mode.trust or self.held.object_waits(mark.object):
-            return False  # in the last case the record that told is forgotten
+        if mark is None or not mode.trust or self.held.distrusts(mark.object):
+            return False
         return mode.gap is None or self.incarnations.covers(mark, mode.gap)
 
     def object_at(self, place: Place) -> ObjectId | None:
