@@ -415,3 +415,23 @@ def test_one_bad_directory_does_not_stop_the_initial_copy(
     mirror.drain()
     assert mirror.engine.held == []
     assert_equal(mirror, 0)
+
+
+def forget_records(mirror: Mirror) -> None:
+    """The saved cursor passes all records, and the replicator starts again."""
+    follow(mirror)
+    mirror.engine.save()
+    mirror.crash()
+
+
+def test_a_name_below_a_directory_that_moves_later_is_joined(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    directory = tree.create(root, b"d", DIRECTORY)
+    thing = save_file(tree, directory, b"f")
+    forget_records(mirror)
+    tree.link(thing, root, b"g")
+    tree.rename(root, b"d", root, b"e")
+    mirror.feed(1)
+    mirror.engine.work(ALL)
+    mirror.drain()
+    assert_equal(mirror, 0)
