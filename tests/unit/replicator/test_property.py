@@ -16,7 +16,7 @@ from mirrorfs.journal.record import SequenceNumber
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random
 
-SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 60
+SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 
 
 def run(
