@@ -1,6 +1,6 @@
 """Decisions about one step: what makes a place true, given what source and site hold.
 
-Pure: no look at source or site happens here; `apply` looks, asks, and carries out.
+Pure: no look at source or site happens here; `step` looks, asks, and carries out.
 """
 
 from __future__ import annotations
