@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def _missing_fuse() -> str | None:
 
 
 def _missing_xrootd() -> str | None:
+    for program in ("xrootd", "cmsd", "xrdfs", "xrdcp"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
     return None if importlib.util.find_spec("XRootD") else "the XRootD binding is not installed"
 
 
