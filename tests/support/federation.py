@@ -44,11 +44,10 @@ from tests.support.federation_node import (
     executable,
 )
 from tests.support.guard import Guard
-from tests.support.loopback import HOST
 
 _USER: Final = "daemon"
 _PATIENCE_SECONDS: Final = 30.0
-_CURE_SECONDS: Final = 4.0
+_CURE_SECONDS: Final = 3.0
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
@@ -73,11 +72,6 @@ class Cluster:
             if complete and server.address not in known:
                 return server
         return None
-
-    def misknown(self) -> bool:
-        """Whether the redirector knows a server without its port: cmsd 5.5 at times registers one
-        so that has come back, and only another login cures that."""
-        return HOST in xroot_protocol.known_servers(self.redirector.port)
 
 
 class Federation:
@@ -199,13 +193,15 @@ class Federation:
             FederationError: a daemon ended, or it takes too long.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        cure = time.monotonic() + _CURE_SECONDS
+        patience = _CURE_SECONDS
+        cure = time.monotonic() + patience
         while (lacks := self._lacks()) is not None:
             if time.monotonic() > deadline:
                 raise FederationError(f"not ready: {lacks}\n{self._logs()}")
             if time.monotonic() > cure:
                 self._cure()
-                cure = time.monotonic() + _CURE_SECONDS
+                patience *= 2
+                cure = time.monotonic() + patience
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     def wait_gone(self, server: Server) -> None:
@@ -243,9 +239,12 @@ class Federation:
         return None
 
     def _cure(self) -> None:
+        """Let a server that is missing log in anew: when several log in at the same moment, cmsd
+        5.5 at times rejects one, which tries again only after ten seconds, and at times takes one
+        that has come back without its port, for good."""
         for cluster in self.clusters:
             try:
-                missing = cluster.missing() if cluster.misknown() else None
+                missing = cluster.missing()
             except OSError:
                 continue
             if missing is not None:
