@@ -1,0 +1,417 @@
+"""Calls to servers, one coroutine each. The only module that imports the binding.
+
+Importing it starts the client library, which reads its XRD_* settings then and starts threads at
+the first request: set them, and leave the terminal, before. Uses the binding's inner module, which
+gives plain dicts and lists at half the cost; it is not a documented interface, so nothing of it
+leaves this file. Knows no policy: whom to ask, what silence means, is decided above.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import trio
+from pyxrootd import client as binding
+
+from xrootdfs.bridge import Bridge, Callback, Status, Submit
+from xrootdfs.errors import CallError, Origin, error_of
+from xrootdfs.names import Redirector, check_path, normal_address
+from xrootdfs.values import Kind, Server, Space, Stat
+
+Watch: TypeAlias = Callable[[str, CallError | None], None]
+"""Told the outcome of every call: address, and the error if the server stayed silent."""
+
+METADATA_SECONDS: Final = 5.0
+DATA_SECONDS: Final = 15.0
+PING_SECONDS: Final = 2.0
+WRITE_BYTES_MAX: Final = 8 << 20
+
+_LIST_WITH_STAT = 1
+_IS_DIRECTORY, _IS_OTHER, _IS_PENDING = 2, 4, 64
+_IS_READABLE, _IS_WRITABLE, _IS_EXECUTABLE = 16, 32, 1
+_QUERY_CHECKSUM, _QUERY_SPACE, _QUERY_CONFIG = 3, 5, 7
+_MAKE_PATH = 1
+_RETRY_SECONDS = 0.1
+
+
+class _Open(enum.IntFlag):
+    """Flags of an open request."""
+
+    NEW = 0x8
+    READ = 0x10
+    UPDATE = 0x20
+    MAKE_PATH = 0x100
+    POSC = 0x1000
+
+
+class Client:
+    """All data servers and redirectors, as one client of them sees them."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        metadata_seconds: float = METADATA_SECONDS,
+        data_seconds: float = DATA_SECONDS,
+    ) -> None:
+        self.bridge = bridge
+        self.metadata_seconds = metadata_seconds
+        self.data_seconds = data_seconds
+        self.watch: Watch = _nobody
+        self._file_systems: dict[str, Any] = {}
+
+    # Names
+
+    async def stat(self, server: Server, path: bytes) -> Stat:
+        """What is there. CallError, here and below; ENOENT, ENOTDIR if nothing is."""
+        text = _text(server, path)
+        return stat_of(await self._call(server, "stat", {"path": text}))
+
+    async def list_directory(self, server: Server, path: bytes) -> dict[bytes, Stat]:
+        """Names in a directory, with what each is. EILSEQ if one of them is not UTF-8."""
+        text = _text(server, path)
+        directory = self._file_system(server.address)
+
+        def work(seconds: int) -> tuple[Status, Any]:
+            answer: tuple[Status, Any] = directory.dirlist(
+                path=text, flags=_LIST_WITH_STAT, timeout=seconds
+            )
+            return answer
+
+        listed = await self._watched(server.address, self._in_thread(server, work))
+        return {
+            entry["name"].encode(): stat_of(entry["statinfo"])
+            for entry in listed["dirlist"]
+            if entry["statinfo"] is not None
+        }
+
+    async def mkdir(self, server: Server, path: bytes, mode: int, *, parents: bool = False) -> None:
+        """Make a directory. A directory that is there already is no error to the server."""
+        flags = _MAKE_PATH if parents else 0
+        await self._change(server, "mkdir", path, flags=flags, mode=mode & 0o777)
+
+    async def rmdir(self, server: Server, path: bytes) -> None:
+        """Remove an empty directory."""
+        await self._change(server, "rmdir", path)
+
+    async def unlink(self, server: Server, path: bytes) -> None:
+        """Remove a file. An empty directory is removed as well: look before."""
+        await self._change(server, "rm", path)
+
+    async def rename(self, server: Server, old: bytes, new: bytes) -> None:
+        """Rename at one server, over what is there; makes the directories above `new`."""
+        arguments = {"source": _text(server, old), "dest": _text(server, new)}
+        await self._call(server, "mv", arguments)
+
+    async def truncate(self, server: Server, path: bytes, size: int) -> None:
+        """Set a file's size."""
+        await self._change(server, "truncate", path, size=size)
+
+    async def chmod(self, server: Server, path: bytes, mode: int) -> None:
+        """Set permission bits."""
+        await self._change(server, "chmod", path, mode=mode & 0o777)
+
+    # Attributes the protocol lacks are kept in extended attributes; both are UTF-8 without NUL
+
+    async def xattrs(self, server: Server, path: bytes) -> dict[str, str]:
+        """All extended attributes. EILSEQ if one of them is not UTF-8."""
+        text = _text(server, path)
+        file_system = self._file_system(server.address)
+
+        def work(seconds: int) -> tuple[Status, Any]:
+            answer: tuple[Status, Any] = file_system.list_xattr(path=text, timeout=seconds)
+            return answer
+
+        listed = await self._watched(server.address, self._in_thread(server, work))
+        return {name: value for name, value, status in listed if status["ok"]}
+
+    async def get_xattrs(self, server: Server, path: bytes, names: Sequence[str]) -> dict[str, str]:
+        """Those of the named ones that exist."""
+        text = _text(server, path)
+        file_system = self._file_system(server.address)
+
+        def work(seconds: int) -> tuple[Status, Any]:
+            answer: tuple[Status, Any] = file_system.get_xattr(
+                path=text, attrs=list(names), timeout=seconds
+            )
+            return answer
+
+        items = await self._watched(server.address, self._in_thread(server, work))
+        return {name: value for name, value, status in items if _done(status, errno.ENODATA)}
+
+    async def set_xattrs(self, server: Server, path: bytes, values: Mapping[str, str]) -> None:
+        """Set several. EINVAL for what the binding cannot carry."""
+        if any("\0" in name + value for name, value in values.items()):
+            raise CallError(errno.EINVAL, "NUL cannot be in an attribute", Origin.LOCAL)
+        arguments = {"path": _text(server, path), "attrs": list(values.items())}
+        for _, status in await self._call(server, "set_xattr", arguments):
+            _done(status)
+
+    async def remove_xattrs(self, server: Server, path: bytes, names: Sequence[str]) -> None:
+        """Remove several. ENODATA if one does not exist."""
+        arguments = {"path": _text(server, path), "attrs": list(names)}
+        for _, status in await self._call(server, "del_xattr", arguments):
+            _done(status)
+
+    # Files
+
+    async def open(
+        self,
+        server: Server,
+        path: bytes,
+        *,
+        write: bool = False,
+        create: int | None = None,
+        keep_on_close: bool = False,
+    ) -> File:
+        """Open a file for reading, or for both.
+
+        `create`: permission bits of a file to be made; EEXIST if there is one; directories above
+        it are made. `keep_on_close`: the new file goes if we die before closing it.
+        """
+        text = _text(server, path)
+        flags = _Open.READ
+        if create is not None:
+            flags = _Open.NEW | _Open.UPDATE | _Open.MAKE_PATH
+            if keep_on_close:
+                flags |= _Open.POSC
+        elif write:
+            flags = _Open.UPDATE
+        handle = binding.File()
+        arguments = {
+            "url": f"root://{server.address}/{text}",
+            "flags": int(flags),
+            "mode": (create or 0) & 0o777,
+        }
+
+        def late(status: Status, _: object) -> None:
+            if status["ok"]:
+                handle.close(callback=_nothing)  # nobody waits for it any more
+
+        await self._call_handle(server.address, handle.open, arguments, self.data_seconds, late)
+        return File(self, server, path, handle)
+
+    # Servers
+
+    async def ping(self, address: str, seconds: float = PING_SECONDS) -> None:
+        """Does it answer?"""
+        file_system = self._file_system(address)
+        submit = _submission(file_system.ping, {})
+        await self._watched(address, self.bridge.call(address, submit, seconds, urgent=True))
+
+    async def discover(self, redirector: Redirector) -> list[Server]:
+        """The data servers that a redirector knows, below all its managers.
+
+        In a thread: the address of the redirector may have to be looked up. A data server named in
+        place of a redirector tells itself.
+        """
+        url = f"{redirector.scheme}://{redirector.address}"
+
+        def work(seconds: int) -> tuple[Status, Any]:
+            answer: tuple[Status, Any] = binding.FileSystem(url).deeplocate(
+                path="*", flags=0, timeout=seconds
+            )
+            return answer
+
+        located = await self.bridge.call_in_thread(redirector.address, work, self.metadata_seconds)
+        addresses = {normal_address(item["address"]) for item in located if item["is_server"]}
+        return sorted(Server(address, redirector.prefix) for address in addresses if address)
+
+    async def space(self, server: Server) -> Space:
+        """Room for files."""
+        path = _text(server, b"")
+        data = await self._call(server, "query", {"querycode": _QUERY_SPACE, "arg": path})
+        return space_of(data)
+
+    async def checksum(
+        self, server: Server, path: bytes, algorithm: str | None = None
+    ) -> tuple[str, str]:
+        """Name and hexadecimal value of a file's checksum; the server may have to read it all."""
+        text = _text(server, path) + (f"?cks.type={algorithm}" if algorithm else "")
+        file_system = self._file_system(server.address)
+        arguments = {"querycode": _QUERY_CHECKSUM, "arg": text}
+        data = await self._call_handle(
+            server.address, file_system.query, arguments, self.data_seconds
+        )
+        words = data.rstrip(b"\0\n").decode(errors="replace").split()
+        if len(words) != 2:
+            raise CallError(errno.ENODATA, f"no checksum: {data!r}", Origin.ANSWERED)
+        return words[0], words[1]
+
+    async def configuration(self, address: str, keys: Sequence[str]) -> dict[str, str]:
+        """Values of a server's configuration (`role`, `sitename`, `version`); those it knows."""
+        file_system = self._file_system(address)
+        arguments = {"querycode": _QUERY_CONFIG, "arg": " ".join(keys)}
+        data = await self._call_handle(address, file_system.query, arguments, self.metadata_seconds)
+        lines = data.rstrip(b"\0").decode(errors="replace").splitlines()
+        told = dict(zip(keys, lines, strict=False))
+        return {key: value for key, value in told.items() if value != key}  # the key: not known
+
+    # How
+
+    def _file_system(self, address: str) -> Any:
+        known = self._file_systems.get(address)
+        if known is None:
+            known = self._file_systems[address] = binding.FileSystem(f"root://{address}")
+        return known
+
+    async def _change(self, server: Server, method: str, path: bytes, **arguments: Any) -> None:
+        await self._call(server, method, {"path": _text(server, path), **arguments})
+
+    async def _call(self, server: Server, method: str, arguments: dict[str, Any]) -> Any:
+        function = getattr(self._file_system(server.address), method)
+        return await self._call_handle(server.address, function, arguments, self.metadata_seconds)
+
+    async def _call_handle(
+        self,
+        address: str,
+        function: Callable[..., Status],
+        arguments: dict[str, Any],
+        seconds: float,
+        late: Callable[[Status, Any], None] | None = None,
+    ) -> Any:
+        """One call; asked again within its deadline while the server says that it has no time."""
+
+        submit = _submission(function, arguments)
+        end = trio.current_time() + seconds
+        while True:
+            left = end - trio.current_time()
+            try:
+                return await self._watched(address, self.bridge.call(address, submit, left, late))
+            except CallError as error:
+                if error.silent or error.errno != errno.EAGAIN or left < 2 * _RETRY_SECONDS:
+                    raise
+                await trio.sleep(_RETRY_SECONDS)
+
+    async def _in_thread(self, server: Server, work: Callable[[int], tuple[Status, Any]]) -> Any:
+        return await self.bridge.call_in_thread(server.address, work, self.metadata_seconds)
+
+    async def _watched(self, address: str, call: Awaitable[Any]) -> Any:
+        try:
+            response = await call
+        except CallError as error:
+            if error.origin is not Origin.LOCAL:
+                self.watch(address, error if error.silent else None)
+            raise
+        self.watch(address, None)
+        return response
+
+
+class File:
+    """An open file at one server. Close it, and wait for that, before dropping it."""
+
+    def __init__(self, client: Client, server: Server, path: bytes, handle: Any) -> None:
+        self.server = server
+        self.path = path
+        self._client = client
+        self._handle = handle
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes of a range; fewer only at the end of the file."""
+        data: bytes = await self._call(self._handle.read, {"offset": offset, "size": size})
+        return data
+
+    async def vector_read(self, chunks: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges, each (offset, size), all within the file."""
+        answer = await self._call(self._handle.vector_read, {"chunks": list(chunks)})
+        return [chunk["buffer"] for chunk in answer["chunks"]]
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Write a range, whole. The server has it then, its disk perhaps not."""
+        await self._call(self._handle.write, {"buffer": data, "offset": offset})
+
+    async def sync(self) -> None:
+        """Return when what was written is on the server's disk."""
+        await self._call(self._handle.sync, {})
+
+    async def truncate(self, size: int) -> None:
+        """Set the size."""
+        await self._call(self._handle.truncate, {"size": size})
+
+    async def stat(self) -> Stat:
+        """As the server sees it now, by the handle."""
+        return stat_of(await self._call(self._handle.stat, {"force": True}))
+
+    async def close(self) -> None:
+        """Close; an error may mean that what was written is not kept."""
+        await self._call(self._handle.close, {})
+
+    async def _call(self, function: Callable[..., Status], arguments: dict[str, Any]) -> Any:
+        client = self._client
+        return await client._call_handle(
+            self.server.address, function, arguments, client.data_seconds
+        )
+
+
+def stat_of(told: Mapping[str, Any]) -> Stat:
+    """A stat as the binding gives it. Servers before version 5 tell neither mode nor owner."""
+    flags = told["flags"]
+    kind = Kind.FILE
+    if flags & _IS_DIRECTORY:
+        kind = Kind.DIRECTORY
+    elif flags & _IS_OTHER:
+        kind = Kind.OTHER
+    extended = told.get("extended", False)
+    return Stat(
+        kind=kind,
+        size=told["size"],
+        mode=int(told["mode"], 8) if extended else _mode_of(flags),
+        mtime=told["modtime"],
+        ctime=told["ctime"] if extended else told["modtime"],
+        atime=told["atime"] if extended else told["modtime"],
+        owner=told["owner"] if extended else "",
+        group=told["group"] if extended else "",
+        pending=bool(flags & _IS_PENDING),
+        id=told["id"],
+    )
+
+
+def _mode_of(flags: int) -> int:
+    mode = 0o444 if flags & _IS_READABLE else 0
+    mode |= 0o200 if flags & _IS_WRITABLE else 0
+    return mode | (0o111 if flags & _IS_EXECUTABLE or flags & _IS_DIRECTORY else 0)
+
+
+def space_of(data: bytes) -> Space:
+    """The answer to a query for space: `oss.space=…&oss.free=…&…`."""
+    items = dict(
+        item.split("=", 1) for item in data.rstrip(b"\0").decode().split("&") if "=" in item
+    )
+    try:
+        return Space(total=int(items["oss.space"]), free=int(items["oss.free"]))
+    except (KeyError, ValueError):
+        raise CallError(errno.EIO, f"space: {data!r}", Origin.ANSWERED) from None
+
+
+def _submission(function: Callable[..., Status], arguments: Mapping[str, Any]) -> Submit:
+    def submit(callback: Callback, timeout: int) -> Status:
+        return function(**arguments, callback=callback, timeout=timeout)
+
+    return submit
+
+
+def _text(server: Server, path: bytes) -> str:
+    check_path(path)
+    text: str = server.path(path).decode()
+    return text
+
+
+def _done(status: Status, but: int = 0) -> bool:
+    """Was that item of a request done? CallError if not, except for one errno."""
+    if status["ok"]:
+        return True
+    error = error_of(status)
+    if error.errno != but:
+        raise error
+    return False
+
+
+def _nobody(_address: str, _error: CallError | None) -> None:
+    """Watches nothing."""
+
+
+def _nothing(*_: object) -> None:
+    """A callback that nobody waits for."""
