@@ -13,7 +13,9 @@ from typing import Final
 from xrootdfs.errors import CallError, Origin, UsageError
 
 DEFAULT_PORT: Final = 1094
-NAME_BYTES_MAX: Final = 255
+NAME_BYTES_MAX: Final = 254
+"""Servers list a name of 255 bytes without its last one."""
+
 PATH_BYTES_MAX: Final = 4095
 PORT_MAX: Final = 65535
 
@@ -87,7 +89,7 @@ def check_path(path: bytes) -> None:
 
 
 def check_name(name: bytes) -> None:
-    """The same for one name, which has at most 255 bytes."""
+    """The same for one name, which has at most 254 bytes."""
     if len(name) > NAME_BYTES_MAX:
         raise CallError(errno.ENAMETOOLONG, "the name is too long", Origin.LOCAL)
     check_path(name)

@@ -18,7 +18,7 @@ from pyxrootd import client as binding
 
 from xrootdfs.bridge import Bridge, Callback, Status, Submit
 from xrootdfs.errors import CallError, Origin, error_of
-from xrootdfs.names import Redirector, check_path, normal_address
+from xrootdfs.names import Redirector, check_path, join, normal_address
 from xrootdfs.values import Kind, Server, Space, Stat
 
 Watch: TypeAlias = Callable[[str, CallError | None], None]
@@ -29,7 +29,8 @@ DATA_SECONDS: Final = 15.0
 PING_SECONDS: Final = 2.0
 WRITE_BYTES_MAX: Final = 8 << 20
 
-_LIST_WITH_STAT = 1
+_LIST_PLAIN, _LIST_WITH_STAT = 0, 1
+_INVALID_RESPONSE = 303
 _IS_DIRECTORY, _IS_OTHER, _IS_PENDING = 2, 4, 64
 _IS_READABLE, _IS_WRITABLE, _IS_EXECUTABLE = 16, 32, 1
 _QUERY_CHECKSUM, _QUERY_SPACE, _QUERY_CONFIG = 3, 5, 7
@@ -38,8 +39,14 @@ _RETRY_SECONDS = 0.1
 
 
 class _Open(enum.IntFlag):
-    """Flags of an open request."""
+    """Flags of an open request.
 
+    Always with FORCE: without it a server refuses to open for writing what anybody reads, and for
+    reading what anybody writes; and it goes by the name, so that a new file cannot be written while
+    a removed one of the same name is open. Jobs expect none of this.
+    """
+
+    FORCE = 0x4
     NEW = 0x8
     READ = 0x10
     UPDATE = 0x20
@@ -76,17 +83,43 @@ class Client:
         directory = self._file_system(server.address)
 
         def work(seconds: int) -> tuple[Status, Any]:
-            answer: tuple[Status, Any] = directory.dirlist(
-                path=text, flags=_LIST_WITH_STAT, timeout=seconds
-            )
-            return answer
+            status, listed = directory.dirlist(path=text, flags=_LIST_WITH_STAT, timeout=seconds)
+            if status["code"] == _INVALID_RESPONSE:  # a newline in a name
+                status, listed = directory.dirlist(path=text, flags=_LIST_PLAIN, timeout=seconds)
+            return status, listed
 
         listed = await self._watched(server.address, self._in_thread(server, work))
-        return {
-            entry["name"].encode(): stat_of(entry["statinfo"])
+        entries = {
+            entry["name"].encode(): entry["statinfo"] and stat_of(entry["statinfo"])
             for entry in listed["dirlist"]
-            if entry["statinfo"] is not None
         }
+        if None in entries.values():
+            return await self._complete(server, path, entries)
+        return entries
+
+    async def _complete(
+        self, server: Server, path: bytes, entries: Mapping[bytes, Stat | None]
+    ) -> dict[bytes, Stat]:
+        """A server that cannot tell about one name (a dead symlink) tells about none of them."""
+        complete: dict[bytes, Stat] = {}
+        errors: list[CallError] = []
+
+        async def look(name: bytes) -> None:
+            try:
+                complete[name] = await self.stat(server, join(path, name))
+            except CallError as error:
+                if not error.missing:
+                    errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for name, stat in entries.items():
+                if stat is None:
+                    nursery.start_soon(look, name)
+                else:
+                    complete[name] = stat
+        if errors:
+            raise errors[0]
+        return complete
 
     async def mkdir(self, server: Server, path: bytes, mode: int, *, parents: bool = False) -> None:
         """Make a directory. A directory that is there already is no error to the server."""
@@ -173,14 +206,16 @@ class Client:
         it are made. `keep_on_close`: the new file goes if we die before closing it.
         """
         text = _text(server, path)
-        flags = _Open.READ
+        flags = _Open.FORCE
         if create is not None:
-            flags = _Open.NEW | _Open.UPDATE | _Open.MAKE_PATH
+            flags |= _Open.NEW | _Open.UPDATE | _Open.MAKE_PATH
             if keep_on_close:
                 flags |= _Open.POSC
-        elif write:
-            flags = _Open.UPDATE
+        else:
+            flags |= _Open.UPDATE if write else _Open.READ
         handle = binding.File()
+        for recovery in ("ReadRecovery", "WriteRecovery"):
+            handle.set_property(recovery, "false")  # it opens the name again: another file, perhaps
         arguments = {
             "url": f"root://{server.address}/{text}",
             "flags": int(flags),
@@ -331,9 +366,10 @@ class File:
         """Set the size."""
         await self._call(self._handle.truncate, {"size": size})
 
-    async def stat(self) -> Stat:
-        """As the server sees it now, by the handle."""
-        return stat_of(await self._call(self._handle.stat, {"force": True}))
+    async def stat(self, *, fresh: bool = True) -> Stat:
+        """As the server sees it now, by the handle; or as it was when it was opened, which costs
+        no request and knows neither mode nor owner."""
+        return stat_of(await self._call(self._handle.stat, {"force": fresh}))
 
     async def close(self) -> None:
         """Close; an error may mean that what was written is not kept."""

@@ -1,0 +1,116 @@
+"""What jobs read, fetched ahead: large requests, several in flight, where reading is sequential.
+
+One reader serves one handle. A read that does not follow the last one asks for its bytes and no
+more. What was fetched is dropped when it lies behind, when reading goes elsewhere, and by `forget`
+when the file changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+BLOCK_BYTES: Final = 1 << 20
+WINDOW_MAX: Final = 8
+_WINDOW_FIRST: Final = 2
+_REACH_BYTES: Final = 1 << 20
+"""The kernel's own read-ahead asks for several ranges at once, and they come in any order."""
+
+
+class _Block:
+    """A block being fetched, or fetched."""
+
+    __slots__ = ("data", "error", "ready")
+
+    def __init__(self) -> None:
+        self.ready = trio.Event()
+        self.data = b""
+        self.error: OSError | None = None
+
+
+class Reader:
+    """Reads for one handle.
+
+    Args:
+        nursery: where blocks are fetched.
+        fetch: bytes of a range, fewer only at the end of the file.
+        size: of the file now.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        fetch: Callable[[int, int], Awaitable[bytes]],
+        size: Callable[[], int],
+    ) -> None:
+        self._nursery = nursery
+        self._fetch = fetch
+        self._size = size
+        self._blocks: dict[int, _Block] = {}
+        self._expected = 0
+        self._run = 0  # sequential reads in a row
+        self._window = _WINDOW_FIRST
+
+    def forget(self) -> None:
+        """The file changed: what was fetched, or is being fetched, is not to be used."""
+        self._blocks.clear()
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes of a range; fewer only at the end of the file."""
+        size = min(size, self._size() - offset)
+        if size <= 0:
+            return b""
+        sequential = abs(offset - self._expected) <= _REACH_BYTES and (offset or self._run)
+        self._expected = max(self._expected, offset + size) if sequential else offset + size
+        if not sequential:
+            self._run, self._window = 1, _WINDOW_FIRST
+            self._blocks.clear()
+            return await self._fetch(offset, size)
+        self._run += 1
+        return await self._from_blocks(offset, size)
+
+    async def _from_blocks(self, offset: int, size: int) -> bytes:
+        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        self._fetch_ahead(first, last)
+        parts = []
+        for number in range(first, last + 1):
+            block = self._blocks.get(number) or self._begin(number)
+            await block.ready.wait()
+            if block.error is not None:
+                self._blocks.pop(number, None)
+                raise OSError(block.error.errno, block.error.strerror)
+            start = max(offset - number * BLOCK_BYTES, 0)
+            end = offset + size - number * BLOCK_BYTES
+            parts.append(block.data[start:end])
+            if len(block.data) < BLOCK_BYTES:
+                break  # the end of the file
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fetch_ahead(self, first: int, last: int) -> None:
+        """Have the blocks that are wanted and a window of those that follow."""
+        end = (self._size() + BLOCK_BYTES - 1) // BLOCK_BYTES
+        behind = first - _REACH_BYTES // BLOCK_BYTES
+        for number in [number for number in self._blocks if number < behind]:
+            del self._blocks[number]
+        if first not in self._blocks and self._blocks:
+            self._window = min(2 * self._window, WINDOW_MAX)
+        for number in range(first, min(last + self._window, end - 1) + 1):
+            if number not in self._blocks:
+                self._begin(number)
+        if last + 1 in self._blocks and self._run % WINDOW_MAX == 0:
+            self._window = min(2 * self._window, WINDOW_MAX)
+
+    def _begin(self, number: int) -> _Block:
+        block = self._blocks[number] = _Block()
+        self._nursery.start_soon(self._fill, number, block)
+        return block
+
+    async def _fill(self, number: int, block: _Block) -> None:
+        try:
+            block.data = await self._fetch(number * BLOCK_BYTES, BLOCK_BYTES)
+        except OSError as error:
+            block.error = error
+        finally:
+            block.ready.set()
