@@ -50,7 +50,8 @@ class Reader:
         self._size = size
         self._blocks: dict[int, _Block] = {}
         self._expected = 0
-        self._run = 0  # sequential reads in a row
+        self._begun = False
+        self._last = 0
         self._window = _WINDOW_FIRST
 
     def forget(self) -> None:
@@ -62,14 +63,14 @@ class Reader:
         size = min(size, self._size() - offset)
         if size <= 0:
             return b""
-        sequential = abs(offset - self._expected) <= _REACH_BYTES and (offset or self._run)
-        self._expected = max(self._expected, offset + size) if sequential else offset + size
-        if not sequential:
-            self._run, self._window = 1, _WINDOW_FIRST
-            self._blocks.clear()
-            return await self._fetch(offset, size)
-        self._run += 1
-        return await self._from_blocks(offset, size)
+        if self._begun and abs(offset - self._expected) <= _REACH_BYTES:
+            self._expected = max(self._expected, offset + size)
+            return await self._from_blocks(offset, size)
+        self._begun = True
+        self._expected = offset + size
+        self._last, self._window = self._expected // BLOCK_BYTES, _WINDOW_FIRST
+        self._blocks.clear()
+        return await self._fetch(offset, size)
 
     async def _from_blocks(self, offset: int, size: int) -> bytes:
         first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
@@ -94,13 +95,12 @@ class Reader:
         behind = first - _REACH_BYTES // BLOCK_BYTES
         for number in [number for number in self._blocks if number < behind]:
             del self._blocks[number]
-        if first not in self._blocks and self._blocks:
+        if last > self._last:
+            self._last = last
             self._window = min(2 * self._window, WINDOW_MAX)
         for number in range(first, min(last + self._window, end - 1) + 1):
             if number not in self._blocks:
                 self._begin(number)
-        if last + 1 in self._blocks and self._run % WINDOW_MAX == 0:
-            self._window = min(2 * self._window, WINDOW_MAX)
 
     def _begin(self, number: int) -> _Block:
         block = self._blocks[number] = _Block()

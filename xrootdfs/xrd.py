@@ -226,7 +226,7 @@ class Client:
             if status["ok"]:
                 handle.close(callback=_nothing)  # nobody waits for it any more
 
-        await self._call_handle(server.address, handle.open, arguments, self.data_seconds, late)
+        await self._call_handle(server.address, handle.open, arguments, self.metadata_seconds, late)
         return File(self, server, path, handle)
 
     # Servers
