@@ -46,6 +46,8 @@ bench: setup
 setup:
 	@.ci/setup "$(VENV)" $(EXTRA_PACKAGES)
 
+include mount-scripts/install.mk
+
 clean:
 	@rm -rf "$(VENV)" .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@rm -rf build ./*.egg-info
