@@ -2,46 +2,127 @@
 
 Asks the servers in parallel and lets `namespace` decide what their answers and their silences mean.
 Every error is a CallError with the errno for the job. Changes nothing on any server; whoever does
-tells it afterwards (`created`, `changed`, `removed`, `renamed`), before the job has its answer.
+tells it (`created`, `changed`, `removed`, `renamed`), before the job has its answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, TypeVar
 
-from xrootdfs.errors import CallError
+import trio
+
+from xrootdfs import namespace
+from xrootdfs.breaker import State
+from xrootdfs.errors import CallError, Origin
+from xrootdfs.memory import Lifetimes, Memory, Moment
+from xrootdfs.namespace import Degraded, Excluded
 from xrootdfs.topology import Topology
 from xrootdfs.values import Found, Listing, Server, Space, Stat
 from xrootdfs.xrd import Client
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+REPLICA_SECONDS: Final = 0.005
+"""How long the other servers are waited for after one said that it has a name."""
+SPACE_SECONDS: Final = 10.0
+
+
+class _Asking:
+    """A stat of one path at several servers, as the answers come."""
+
+    def __init__(self, servers: Iterable[Server]) -> None:
+        self.answers: dict[Server, Stat | CallError] = {}
+        self.pending = set(servers)
+        self.found = trio.Event()
+        self.finished = trio.Event()
+        if not self.pending:
+            self.finished.set()
+            self.found.set()
+
+    def take(self, server: Server, answer: Stat | CallError) -> None:
+        """The answer of one of them."""
+        self.answers[server] = answer
+        self.pending.discard(server)
+        if isinstance(answer, Stat):
+            self.found.set()
+        if not self.pending:
+            self.found.set()
+            self.finished.set()
 
 
 class Federation:
-    """What the mount knows and finds out."""
+    """What the mount knows and finds out. `nursery` lives as long as the mount."""
 
-    client: Client
-    topology: Topology
+    def __init__(
+        self,
+        client: Client,
+        topology: Topology,
+        nursery: trio.Nursery,
+        *,
+        degraded: Degraded | None = None,
+        lifetimes: Lifetimes | None = None,
+    ) -> None:
+        self.client = client
+        self.topology = topology
+        self.degraded = degraded or Degraded()
+        self.memory = Memory(lifetimes)
+        self._nursery = nursery
+        self._space: tuple[float, Space] | None = None
+
+    # Asked
 
     async def find(self, path: bytes, *, fresh: bool = False) -> Found:
         """What is at a path: from what is known, or from the first servers that have it.
 
-        `fresh`: ask, whatever is known. Raises ENOENT only when nobody can have it; ENOTDIR; EIO or
-        ETIMEDOUT when a server that might have it is silent.
+        `fresh`: ask, whatever is known. Raises ENOENT only when nobody can have it; EIO or
+        ETIMEDOUT when a server that might have it is silent; what a server answered otherwise.
         """
-        ...
+        now = trio.current_time()
+        if not fresh:
+            found = self.memory.found(path, now)
+            if found is not None:
+                return found
+            if self.memory.absent(path, now):
+                raise _nothing()
+        asked = self.topology.asked
+        whole = self.memory.whole(path, now)
+        if whole or not fresh:
+            holders = tuple(s for s in self.memory.holders(path, now) if s in asked)
+            found = await self._ask_holders(path, holders, whole) if holders else None
+            if found is not None:
+                return found
+        moment = self.memory.moment()
+        asking = await self._ask_until_found(path, asked)
+        return self._conclude(path, asking, moment, strict=False)
 
     async def find_everywhere(self, path: bytes) -> Found:
-        """The same, but every server is asked and heard: for changes, which concern all copies.
+        """The same, but every server is heard: for changes, which concern all copies.
 
         Raises EIO also for what was found while a silent server might hold another copy.
         """
-        ...
+        now = trio.current_time()
+        found = self.memory.found(path, now)
+        if found is not None and self.memory.whole(path, now):
+            return found
+        moment = self.memory.moment()
+        asking = self._ask_stats(path, self.topology.asked)
+        await asking.finished.wait()
+        return self._conclude(path, asking, moment, strict=True)
 
     async def exists(self, path: bytes) -> bool:
-        """Is there anything? As `find_everywhere`; EIO if that cannot be known."""
-        ...
+        """Is there anything? As `find_everywhere`; raises what leaves that in doubt."""
+        try:
+            await self.find_everywhere(path)
+        except CallError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
 
     async def list(self, path: bytes, *, fresh: bool = False) -> Listing:
         """A directory, merged, with what every server says of the entries.
@@ -49,40 +130,159 @@ class Federation:
         An incomplete one (`Listing.silent`) is no error here: give its entries, then EIO.
         Raises ENOENT, ENOTDIR, EIO as `find`.
         """
-        ...
+        if not fresh:
+            known = self.memory.listing(path, trio.current_time())
+            if known is not None:
+                return known
+        moment = self.memory.moment()
+        answers = await self.ask(
+            self.topology.asked, lambda server: self.client.list_directory(server, path)
+        )
+        now = trio.current_time()
+        silent = namespace.silence(answers, self.topology.lost(), now)
+        listing = namespace.merge_listings(answers, silent, self.degraded, self._excluded(path))
+        if listing.complete:
+            self.memory.learn_listing(path, listing, now, moment)
+        return listing
 
     async def ask(
         self, servers: Iterable[Server], call: Callable[[Server], Awaitable[T]]
     ) -> dict[Server, T | CallError]:
         """Call for each server at once; wait for all, each within its deadline."""
-        ...
+        answers: dict[Server, T | CallError] = {}
+
+        async def one(server: Server) -> None:
+            try:
+                answers[server] = await call(server)
+            except CallError as error:
+                answers[server] = error
+
+        asked = list(servers)
+        if len(asked) == 1:
+            await one(asked[0])
+            return answers
+        async with trio.open_nursery() as nursery:
+            for server in asked:
+                nursery.start_soon(one, server)
+        return answers
 
     async def space(self) -> Space:
         """Room on all servers that answer, summed; known for ten seconds."""
-        ...
+        now = trio.current_time()
+        if self._space is None or now - self._space[0] >= SPACE_SECONDS:
+            answers = await self.ask(self.topology.asked, self.client.space)
+            told = [answer for answer in answers.values() if isinstance(answer, Space)]
+            if not told:
+                raise CallError(errno.EIO, "no server tells its space", Origin.UNREACHABLE)
+            total, free = sum(t.total for t in told), sum(t.free for t in told)
+            self._space = (now, Space(total, free))
+        return self._space[1]
 
     def takers(self) -> tuple[Server, ...]:
-        """Servers that can be given something new now: those that are up; else suspect ones."""
-        ...
+        """Servers that can be given something new now: those that are up, or else suspect."""
+        asked = self.topology.asked
+        up = tuple(s for s in asked if self.topology.state(s) is State.UP)
+        return up or asked
 
     # What was changed through this mount
 
     def created(self, path: bytes, server: Server, stat: Stat) -> None:
-        """A new name, or another holder of it. A new directory is known to be empty."""
-        ...
+        """A name that nobody had. A new directory is known to be empty."""
+        self.memory.created(path, server, stat, trio.current_time())
+
+    def placed(self, path: bytes, server: Server) -> None:
+        """One more server has it now."""
+        self.memory.placed(path, server)
 
     def changed(self, path: bytes) -> None:
         """Its size, times or attributes: they are asked for again; its holders stay known."""
-        ...
+        self.memory.changed(path)
 
     def removed(self, path: bytes) -> None:
         """The name is gone everywhere, with all that was below it."""
-        ...
+        self.memory.removed(path, trio.current_time())
 
     def renamed(self, old: bytes, new: bytes) -> None:
         """The name, and all below it, is elsewhere; what was at `new` is gone."""
-        ...
+        self.memory.renamed(old, new, trio.current_time())
 
     def forget(self, path: bytes) -> None:
-        """After an error, or in doubt: know nothing of this path, of its place in listings."""
-        ...
+        """After an error, or in doubt: know nothing of the path, and of the names beside it."""
+        self.memory.forget(path)
+
+    # Within
+
+    async def _ask_holders(
+        self, path: bytes, holders: tuple[Server, ...], whole: bool
+    ) -> Found | None:
+        """From those known to have it; None if none of them says so, or one says no."""
+        moment = self.memory.moment()
+        asking = await self._ask_until_found(path, holders)
+        found = namespace.merge_stats(asking.answers)
+        if found is None or len(found.holders) < len(asking.answers):
+            return None
+        whole = whole and not asking.pending
+        self.memory.learn(path, found, trio.current_time(), moment, whole=whole)
+        return found
+
+    async def _ask_until_found(self, path: bytes, servers: tuple[Server, ...]) -> _Asking:
+        """Until one has it, and the others had a moment to say so too; or until all answered."""
+        asking = self._ask_stats(path, servers)
+        await asking.found.wait()
+        if asking.pending:
+            with trio.move_on_after(REPLICA_SECONDS):
+                await asking.finished.wait()
+        return asking
+
+    def _ask_stats(self, path: bytes, servers: tuple[Server, ...]) -> _Asking:
+        """Ask; the answers are waited for by tasks of the mount, not of the request."""
+        asking = _Asking(servers)
+
+        async def one(server: Server) -> None:
+            try:
+                asking.take(server, await self.client.stat(server, path))
+            except CallError as error:
+                asking.take(server, error)
+            except Exception as error:  # noqa: BLE001 - one request must not end the mount
+                _log.error("stat at %s: %r", server, error, exc_info=True)
+                asking.take(server, CallError(errno.EIO, repr(error), Origin.LOCAL))
+
+        for server in servers:
+            self._nursery.start_soon(one, server)
+        return asking
+
+    def _conclude(self, path: bytes, asking: _Asking, moment: Moment, *, strict: bool) -> Found:
+        """What the answers so far mean. `strict`: a copy in doubt is an error."""
+        now = trio.current_time()
+        silent = namespace.silence(asking.answers, self.topology.lost(), now)
+        found = namespace.merge_stats(asking.answers)
+        excluded = self._excluded(path)
+        if found is None:
+            error = namespace.absence(asking.answers, silent, self.degraded, excluded)
+            if error.errno == errno.ENOENT:
+                whole = not silent.passed_over(self.degraded)
+                self.memory.learn_absent(path, now, moment, whole=whole)
+            raise error
+        if strict:
+            failure = _failure(asking.answers) or silent.doubt(self.degraded, excluded)
+            if failure is not None:
+                raise failure
+        whole = not asking.pending and not silent.late and not silent.lost
+        self.memory.learn(path, found, now, moment, whole=whole)
+        return found
+
+    def _excluded(self, path: bytes) -> Excluded:
+        return lambda server, lost_at: self.memory.excludes(path, server, lost_at)
+
+
+def _failure(answers: Mapping[Server, Stat | CallError]) -> CallError | None:
+    """An answer that tells neither that the name is there nor that it is not."""
+    for server in sorted(answers):
+        answer = answers[server]
+        if isinstance(answer, CallError) and not answer.silent and not answer.missing:
+            return answer
+    return None
+
+
+def _nothing() -> CallError:
+    return CallError(errno.ENOENT, "no server has it", Origin.ANSWERED)

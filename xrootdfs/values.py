@@ -97,15 +97,18 @@ class Listing:
         entries: by name, sorted.
         holders: servers that have the directory.
         silent: servers that did not answer: what they alone hold is not in `entries`.
+        passed_over: more such servers, down for so long that the operator's options let them
+            count as empty.
     """
 
     entries: dict[bytes, Found]
     holders: tuple[Server, ...]
     silent: tuple[Server, ...] = ()
+    passed_over: tuple[Server, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Every server answered."""
+        """Every server answered, or may be passed over."""
         return not self.silent
 
 
