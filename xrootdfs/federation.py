@@ -73,6 +73,7 @@ class Federation:
         self.memory = Memory(lifetimes)
         self._nursery = nursery
         self._space: tuple[float, Space] | None = None
+        self.spaces: Mapping[Server, Space] = {}  # each server's, when last asked
 
     # Asked
 
@@ -171,10 +172,11 @@ class Federation:
         now = trio.current_time()
         if self._space is None or now - self._space[0] >= SPACE_SECONDS:
             answers = await self.ask(self.topology.asked, self.client.space)
-            told = [answer for answer in answers.values() if isinstance(answer, Space)]
+            told = {s: answer for s, answer in answers.items() if isinstance(answer, Space)}
             if not told:
                 raise CallError(errno.EIO, "no server tells its space", Origin.UNREACHABLE)
-            total, free = sum(t.total for t in told), sum(t.free for t in told)
+            self.spaces = told
+            total, free = sum(t.total for t in told.values()), sum(t.free for t in told.values())
             self._space = (now, Space(total, free))
         return self._space[1]
 

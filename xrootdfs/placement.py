@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from xrootdfs.values import Server, Space
@@ -31,7 +31,7 @@ class Placement(enum.Enum):
 
 
 def ranked(
-    path: bytes, servers: Iterable[Server], policy: Placement, space: dict[Server, Space]
+    path: bytes, servers: Iterable[Server], policy: Placement, space: Mapping[Server, Space]
 ) -> Sequence[Server]:
     """The servers in the order in which they are to be tried for a new file.
 
@@ -50,7 +50,7 @@ def ranked(
     return sorted(candidates, key=lambda server: _free(server, space) < FREE_BYTES_MIN)
 
 
-def _free(server: Server, space: dict[Server, Space]) -> int:
+def _free(server: Server, space: Mapping[Server, Space]) -> int:
     known = space.get(server)
     return FREE_BYTES_MIN if known is None else known.free
 
