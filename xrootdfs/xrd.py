@@ -163,6 +163,7 @@ class Client:
 
     async def get_xattrs(self, server: Server, path: bytes, names: Sequence[str]) -> dict[str, str]:
         """Those of the named ones that exist."""
+        _check_texts("".join(names))
         text = _text(server, path)
         file_system = self._file_system(server.address)
 
@@ -177,14 +178,14 @@ class Client:
 
     async def set_xattrs(self, server: Server, path: bytes, values: Mapping[str, str]) -> None:
         """Set several. EINVAL for what the binding cannot carry."""
-        if any("\0" in name + value for name, value in values.items()):
-            raise CallError(errno.EINVAL, "NUL cannot be in an attribute", Origin.LOCAL)
+        _check_texts("".join(name + value for name, value in values.items()))
         arguments = {"path": _text(server, path), "attrs": list(values.items())}
         for _, status in await self._call(server, "set_xattr", arguments):
             _done(status)
 
     async def remove_xattrs(self, server: Server, path: bytes, names: Sequence[str]) -> None:
         """Remove several. ENODATA if one does not exist."""
+        _check_texts("".join(names))
         arguments = {"path": _text(server, path), "attrs": list(names)}
         for _, status in await self._call(server, "del_xattr", arguments):
             _done(status)
@@ -433,6 +434,17 @@ def _text(server: Server, path: bytes) -> str:
     check_path(path)
     text: str = server.path(path).decode()
     return text
+
+
+def _check_texts(text: str) -> None:
+    """The binding ends the process at a lone surrogate, and cuts what follows a NUL."""
+    if "\0" in text:
+        raise CallError(errno.EINVAL, "NUL cannot be in an attribute", Origin.LOCAL)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        reason = "an attribute that is not UTF-8 cannot be in a federation"
+        raise CallError(errno.EILSEQ, reason, Origin.LOCAL) from None
 
 
 def _done(status: Status, but: int = 0) -> bool:
