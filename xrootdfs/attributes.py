@@ -97,10 +97,18 @@ class AttributeKeeper:
         kept = await self.kept(path, found.holders[0], found.stat)
         return self.view(found.stat, kept)
 
+    def shows(self, stat: Stat) -> bool:
+        """What a server shows says that attributes are kept there: they cost a request."""
+        return self._emulate and emulation.is_marked(stat.mode)
+
+    def plain(self, stat: Stat) -> Attributes:
+        """Attributes of something else."""
+        return self.view(stat, NOTHING)
+
     async def kept(self, path: bytes, server: Server, stat: Stat) -> Emulated:
         """What is kept of it at a server. What cannot be read is an error, not an absence: a
         symlink must not turn into a file."""
-        if not self._emulate or not emulation.is_marked(stat.mode):
+        if not self.shows(stat):
             return NOTHING
         key = (server, stat.id)
         now = time.time_ns() // _SECOND_NS

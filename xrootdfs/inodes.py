@@ -26,17 +26,17 @@ class Node:
         handles: open handles.
         parent, name: where it is; parent is None for the root, and once it was removed.
         children: for a directory, the known names in it.
-        moves: goes up whenever its path changes because of itself, not of a directory above.
+        told: size and modification time that the kernel was told last.
     """
 
-    __slots__ = ("children", "directory", "handles", "lookups", "moves", "name", "number", "parent")
+    __slots__ = ("children", "directory", "handles", "lookups", "name", "number", "parent", "told")
 
     def __init__(self, number: int, *, directory: bool) -> None:
         self.number = number
         self.directory = directory
         self.lookups = 0
         self.handles = 0
-        self.moves = 0
+        self.told: tuple[int, int] | None = None
         self.parent: Node | None = None
         self.name = b""
         self.children: dict[bytes, Node] = {}
@@ -96,7 +96,6 @@ class InodeTable:
         if node is None:
             return None
         node.parent, node.name = None, b""
-        node.moves += 1
         self.leave_unused(node)
         self.leave_unused(directory)
         return node
@@ -112,7 +111,6 @@ class InodeTable:
             del directory.children[name]
             node.parent, node.name = to_directory, to_name
             to_directory.children[to_name] = node
-            node.moves += 1
             self.leave_unused(directory)
         self.closed(to_directory)
 

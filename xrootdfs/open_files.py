@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import trio
 
+from xrootdfs.attributes import Attributes
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.handles import ServerFile
 from xrootdfs.inodes import Node
@@ -56,6 +57,8 @@ class OpenFile:
         mtime_ns: when it was last written through this mount; None if the servers' time counts.
         handles: those on it.
         written: it was changed since it was opened at the servers.
+        times_void: it was changed since times were set.
+        attributes: as last seen.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class OpenFile:
         self.size = 0
         self.mtime_ns: int | None = None
         self.written = False
+        self.times_void = False
+        self.attributes: Attributes | None = None
         self.handles: set[Handle] = set()
         self.writer = Writer(nursery, self._send)
         self._nursery = nursery
@@ -193,7 +198,7 @@ class OpenFile:
             await self._at_all_files(File.sync)
 
     def _changed(self) -> None:
-        self.written = True
+        self.written = self.times_void = True
         # Whole seconds, as servers tell them: a time that went back after close would be a change.
         self.mtime_ns = time.time_ns() // 1_000_000_000 * 1_000_000_000
 

@@ -7,10 +7,14 @@ when the file changes.
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
+
+_log = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 1 << 20
 WINDOW_MAX: Final = 8
@@ -110,7 +114,12 @@ class Reader:
     async def _fill(self, number: int, block: _Block) -> None:
         try:
             block.data = await self._fetch(number * BLOCK_BYTES, BLOCK_BYTES)
-        except OSError as error:
-            block.error = error
+        except Exception as error:  # noqa: BLE001 - it must not end the mount
+            block.error = error if isinstance(error, OSError) else _internal(error)
         finally:
             block.ready.set()
+
+
+def _internal(error: Exception) -> OSError:
+    _log.error("read: internal error, answered EIO", exc_info=error)
+    return OSError(errno.EIO, "internal error")

@@ -9,10 +9,14 @@ is sent a second time.
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
+
+_log = logging.getLogger(__name__)
 
 REQUEST_BYTES: Final = 1 << 20
 IN_FLIGHT_MAX: Final = 4
@@ -105,10 +109,15 @@ class Writer:
     async def _carry(self, request: _Request) -> None:
         try:
             await self._send(request.start, request.data)
-        except OSError as error:
-            self._error = error
+        except Exception as error:  # noqa: BLE001 - it must not end the mount, nor be lost
+            self._error = error if isinstance(error, OSError) else _internal(error)
             self.failures += 1
         finally:
             self._room.release()
             self._in_flight.remove(request)
             request.done.set()
+
+
+def _internal(error: Exception) -> OSError:
+    _log.error("write: internal error, answered EIO", exc_info=error)
+    return OSError(errno.EIO, "internal error")
