@@ -25,7 +25,7 @@ import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, control, mountinfo, notify, request_loop
+from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume
 from mirrorfs.degraded import EnduringJournal
@@ -111,7 +111,7 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         stack.callback(tree.close)
         directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        directory.lock()
+        predecessor.lock(directory, volume.journal)
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
         journal = EnduringJournal(opened.writer, directory, identity.root)

@@ -37,7 +37,7 @@ $(WHEELS)/.made: $(shell find $(PACKAGED) -type f ! -name '*.pyc') | setup
 	@mkdir -p '$(WHEELS)' && rm -f '$(WHEELS)'/*.whl
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -R $(PACKAGED) "$$copy" \
 	    && $(BIN)/python -m pip list --format=freeze --exclude-editable >"$$copy/versions" \
-	    && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-input \
+	    && $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-input \
 	        --wheel-dir '$(WHEELS)' --constraint "$$copy/versions" "$$copy"
 	@touch $@
 
@@ -45,7 +45,7 @@ $(WHEELS)/.made: $(shell find $(PACKAGED) -type f ! -name '*.pyc') | setup
 install: $(WHEELS)/.made
 	@rm -rf '$(DESTDIR)$(LIBDIR).new' && mkdir -p '$(DESTDIR)$(PREFIX)/lib'
 	@$(BIN)/python -m venv --without-pip '$(DESTDIR)$(LIBDIR).new'
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input \
+	@$(BIN)/python -m pip -qq --disable-pip-version-check --no-input \
 	    --python '$(DESTDIR)$(LIBDIR).new/bin/python' install --root-user-action=ignore \
 	    --no-index --find-links '$(WHEELS)' --no-compile mirrorfs
 	@cd '$(DESTDIR)$(LIBDIR).new' && sed -i '/^command/d' pyvenv.cfg \
