@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    if not (sys.argv[1:] if arguments is None else arguments):
+        print(cli.get_help(click.Context(cli, info_name="xrootdfs")), file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     try:
         code = cli.main(arguments, prog_name="xrootdfs", standalone_mode=False)
         sys.stdout.flush()
@@ -126,7 +129,7 @@ def mount(
     mount_federation(asked, foreground=foreground)
 
 
-@cli.command()
+@cli.command(short_help="Unmount, once all that was written is at the servers.")
 @click.argument("mountpoint")
 @click.option("-l", "--lazy", is_flag=True, help="Detach it even if it is in use.")
 @click.option("--dead", is_flag=True, help="Only remove it if it is dead, left by a crash.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -121,6 +122,7 @@ SERVER_ERRNO: Final[Mapping[int, int]] = {
 """What a server's error number means to a job. Any other: EIO."""
 
 FS_ERROR: Final = 3005
+_LEVEL: Final = re.compile(r"^\[[A-Z]+\] (Server responded with an error: )?")
 _SERVER_ANSWERED: Final = 400
 
 FS_ERRNO: Final[Mapping[str, int]] = {
@@ -206,7 +208,7 @@ LOCAL_ERRNO: Final[Mapping[int, tuple[int, Origin]]] = {
 
 def error_of(status: Mapping[str, Any]) -> CallError:
     """The error that a status of the binding (not `ok`) stands for."""
-    text = " ".join(str(status.get("message", "")).split())
+    text = _LEVEL.sub("", " ".join(str(status.get("message", "")).split()))
     if status["code"] == _SERVER_ANSWERED:
         return CallError(server_errno(status["errno"], text), text, Origin.ANSWERED)
     code, origin = LOCAL_ERRNO.get(status["code"], (errno.EIO, Origin.LOCAL))

@@ -133,7 +133,8 @@ async def _discover(topology: Topology) -> None:
         await topology.discover()
     except CallError as error:
         url = next(iter(topology.redirector_errors))
-        raise UnusableError(f"redirector: {url}: {error.reason or error.strerror}") from None
+        reason = f"cannot be reached: {error.reason}" if error.silent else error.reason
+        raise UnusableError(f"redirector: {url}: {reason}") from None
 
 
 async def _check_prefixes(client: Client, topology: Topology) -> None:
