@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 import trio
@@ -91,15 +91,21 @@ class Federation:
             if self.memory.absent(path, now):
                 raise _nothing()
         asked = self.topology.asked
-        whole = self.memory.whole(path, now)
-        if whole or not fresh:
-            holders = tuple(s for s in self.memory.holders(path, now) if s in asked)
-            found = await self._ask_holders(path, holders, whole) if holders else None
-            if found is not None:
-                return found
+        known = self.memory.holders(path, now)
+        holders = tuple(server for server in known if server in asked)
+        answers: dict[Server, Stat | CallError] = {}
         moment = self.memory.moment()
-        asking = await self._ask_until_found(path, asked)
-        return self._conclude(path, asking, moment, strict=False)
+        if holders and (not fresh or self.memory.whole(path, now)):
+            asking = await self._ask_until_found(path, holders)
+            answers = asking.answers
+            found = namespace.merge_stats(answers)
+            if found is not None and len(found.holders) == len(answers):
+                whole = self.memory.whole(path, now) and len(answers) == len(known)
+                self.memory.learn(path, found, trio.current_time(), moment, whole=whole)
+                return found
+        # A server that was asked already, and stayed silent, is not waited for a second time.
+        asking = await self._ask_until_found(path, tuple(s for s in asked if s not in answers))
+        return self._conclude(path, answers | asking.answers, asking.pending, moment, strict=False)
 
     async def find_everywhere(self, path: bytes) -> Found:
         """The same, but every server is heard: for changes, which concern all copies.
@@ -113,7 +119,7 @@ class Federation:
         moment = self.memory.moment()
         asking = self._ask_stats(path, self.topology.asked)
         await asking.finished.wait()
-        return self._conclude(path, asking, moment, strict=True)
+        return self._conclude(path, asking.answers, asking.pending, moment, strict=True)
 
     async def exists(self, path: bytes) -> bool:
         """Is there anything? As `find_everywhere`; raises what leaves that in doubt."""
@@ -214,19 +220,6 @@ class Federation:
 
     # Within
 
-    async def _ask_holders(
-        self, path: bytes, holders: tuple[Server, ...], whole: bool
-    ) -> Found | None:
-        """From those known to have it; None if none of them says so, or one says no."""
-        moment = self.memory.moment()
-        asking = await self._ask_until_found(path, holders)
-        found = namespace.merge_stats(asking.answers)
-        if found is None or len(found.holders) < len(asking.answers):
-            return None
-        whole = whole and not asking.pending
-        self.memory.learn(path, found, trio.current_time(), moment, whole=whole)
-        return found
-
     async def _ask_until_found(self, path: bytes, servers: tuple[Server, ...]) -> _Asking:
         """Until one has it, and the others had a moment to say so too; or until all answered."""
         asking = self._ask_stats(path, servers)
@@ -253,23 +246,31 @@ class Federation:
             self._nursery.start_soon(one, server)
         return asking
 
-    def _conclude(self, path: bytes, asking: _Asking, moment: Moment, *, strict: bool) -> Found:
-        """What the answers so far mean. `strict`: a copy in doubt is an error."""
+    def _conclude(
+        self,
+        path: bytes,
+        answers: Mapping[Server, Stat | CallError],
+        pending: Collection[Server],
+        moment: Moment,
+        *,
+        strict: bool,
+    ) -> Found:
+        """What the answers mean; `pending` were not waited for. `strict`: doubt is an error."""
         now = trio.current_time()
-        silent = namespace.silence(asking.answers, self.topology.lost(), now)
-        found = namespace.merge_stats(asking.answers)
+        silent = namespace.silence(answers, self.topology.lost(), now)
+        found = namespace.merge_stats(answers)
         excluded = self._excluded(path)
         if found is None:
-            error = namespace.absence(asking.answers, silent, self.degraded, excluded)
+            error = namespace.absence(answers, silent, self.degraded, excluded)
             if error.errno == errno.ENOENT:
                 whole = not silent.passed_over(self.degraded)
                 self.memory.learn_absent(path, now, moment, whole=whole)
             raise error
         if strict:
-            failure = _failure(asking.answers) or silent.doubt(self.degraded, excluded)
+            failure = _failure(answers) or silent.doubt(self.degraded, excluded)
             if failure is not None:
                 raise failure
-        whole = not asking.pending and not silent.late and not silent.lost
+        whole = not pending and not silent.late and not silent.lost
         self.memory.learn(path, found, now, moment, whole=whole)
         return found
 
