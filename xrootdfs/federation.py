@@ -90,7 +90,7 @@ class Federation:
                 return found
             if self.memory.absent(path, now):
                 raise _nothing()
-        asked = self.topology.asked
+        asked, lost = self.topology.asked, self.topology.lost()
         known = self.memory.holders(path, now)
         holders = tuple(server for server in known if server in asked)
         answers: dict[Server, Stat | CallError] = {}
@@ -105,7 +105,8 @@ class Federation:
                 return found
         # A server that was asked already, and stayed silent, is not waited for a second time.
         asking = await self._ask_until_found(path, tuple(s for s in asked if s not in answers))
-        return self._conclude(path, answers | asking.answers, asking.pending, moment, strict=False)
+        answers |= asking.answers
+        return self._conclude(path, answers, asking.pending, lost, moment, strict=False)
 
     async def find_everywhere(self, path: bytes) -> Found:
         """The same, but every server is heard: for changes, which concern all copies.
@@ -117,9 +118,10 @@ class Federation:
         if found is not None and self.memory.whole(path, now):
             return found
         moment = self.memory.moment()
+        lost = self.topology.lost()
         asking = self._ask_stats(path, self.topology.asked)
         await asking.finished.wait()
-        return self._conclude(path, asking.answers, asking.pending, moment, strict=True)
+        return self._conclude(path, asking.answers, asking.pending, lost, moment, strict=True)
 
     async def exists(self, path: bytes) -> bool:
         """Is there anything? As `find_everywhere`; raises what leaves that in doubt."""
@@ -142,11 +144,12 @@ class Federation:
             if known is not None:
                 return known
         moment = self.memory.moment()
+        lost = self.topology.lost()
         answers = await self.ask(
             self.topology.asked, lambda server: self.client.list_directory(server, path)
         )
         now = trio.current_time()
-        silent = namespace.silence(answers, self.topology.lost(), now)
+        silent = namespace.silence(answers, lost, now)
         listing = namespace.merge_listings(answers, silent, self.degraded, self._excluded(path))
         if listing.complete:
             self.memory.learn_listing(path, listing, now, moment)
@@ -251,13 +254,16 @@ class Federation:
         path: bytes,
         answers: Mapping[Server, Stat | CallError],
         pending: Collection[Server],
+        lost: Mapping[Server, float],
         moment: Moment,
         *,
         strict: bool,
     ) -> Found:
-        """What the answers mean; `pending` were not waited for. `strict`: doubt is an error."""
+        """What the answers mean. `pending` were not waited for; `lost` were down when the others
+        were asked, and have not been heard even if they are back now. `strict`: doubt is an error.
+        """
         now = trio.current_time()
-        silent = namespace.silence(answers, self.topology.lost(), now)
+        silent = namespace.silence(answers, lost, now)
         found = namespace.merge_stats(answers)
         excluded = self._excluded(path)
         if found is None:

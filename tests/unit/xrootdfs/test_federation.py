@@ -1,0 +1,91 @@
+"""What the tree says while servers come and go between a question and its answers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import pytest
+import trio
+
+from xrootdfs.errors import CallError, Origin
+from xrootdfs.federation import Federation
+from xrootdfs.names import Redirector
+from xrootdfs.topology import Topology
+from xrootdfs.values import Kind, Server, Stat
+from xrootdfs.xrd import Client
+
+A, B = Server("a:1094"), Server("b:1094")
+SILENT = CallError(errno.EHOSTUNREACH, "refused", Origin.UNREACHABLE)
+MISSING = CallError(errno.ENOENT, "no such file", Origin.ANSWERED)
+FILE = Stat(Kind.FILE, 1, 0o644, 0, 0, 0)
+
+
+class TwoServers:
+    """A client of A, which answers, and B, which is down; `meanwhile` happens before A answers."""
+
+    def __init__(self) -> None:
+        self.watch: Callable[[str, CallError | None], None] = lambda address, error: None
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.held_by_a: set[bytes] = set()
+
+    async def discover(self, _redirector: Redirector) -> list[Server]:
+        return [A, B]
+
+    async def stat(self, server: Server, path: bytes) -> Stat:
+        assert server == A, "who is down is not asked"
+        await trio.lowlevel.checkpoint()
+        self.meanwhile()
+        if path in self.held_by_a:
+            return FILE
+        raise MISSING
+
+    async def list_directory(self, server: Server, _path: bytes) -> dict[bytes, Stat]:
+        assert server == A, "who is down is not asked"
+        await trio.lowlevel.checkpoint()
+        self.meanwhile()
+        return dict.fromkeys(self.held_by_a, FILE)
+
+
+@pytest.fixture
+def client() -> TwoServers:
+    return TwoServers()
+
+
+@pytest.fixture
+async def federation(
+    client: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Federation]:
+    monkeypatch.setattr(logging.getLogger("xrootdfs.topology"), "disabled", True)
+    topology = Topology(cast(Client, client), [Redirector("root", "r:1094", b"/")])
+    await topology.discover()
+    for _ in range(2):
+        topology.watch(B.address, SILENT)
+    client.meanwhile = lambda: topology.watch(B.address, None)
+    async with trio.open_nursery() as nursery:
+        yield Federation(cast(Client, client), topology, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def test_server_that_returns_while_others_are_asked_still_leaves_doubt(
+    federation: Federation,
+) -> None:
+    with pytest.raises(CallError) as failed:
+        await federation.find(b"/name")
+    assert failed.value.errno == errno.EIO
+
+
+async def test_also_for_changes(federation: Federation, client: TwoServers) -> None:
+    client.held_by_a.add(b"/name")
+    with pytest.raises(CallError) as failed:
+        await federation.find_everywhere(b"/name")
+    assert failed.value.errno == errno.EIO
+
+
+async def test_also_in_listings(federation: Federation, client: TwoServers) -> None:
+    client.held_by_a.add(b"name")
+    listing = await federation.list(b"/directory")
+    assert list(listing.entries) == [b"name"]
+    assert listing.silent == (B,)
