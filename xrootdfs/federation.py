@@ -276,7 +276,7 @@ class Federation:
             failure = _failure(answers) or silent.doubt(self.degraded, excluded)
             if failure is not None:
                 raise failure
-        whole = not pending and not silent.late and not silent.lost
+        whole = not pending and silent.harmless(excluded)
         self.memory.learn(path, found, now, moment, whole=whole)
         return found
 

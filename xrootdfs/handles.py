@@ -43,6 +43,7 @@ class ServerFile:
 
     Args:
         path: where the file is now; None: it was removed, and only what is open is left of it.
+        is_down: whether that server is known not to answer.
 
     Attributes:
         stat: as it was when it was last opened; None before.
@@ -54,12 +55,14 @@ class ServerFile:
         nursery: trio.Nursery,
         server: Server,
         path: Callable[[], bytes | None],
+        is_down: Callable[[Server], bool],
     ) -> None:
         self.server = server
         self.stat: Stat | None = None
         self._client = client
         self._nursery = nursery
         self._path = path
+        self._is_down = is_down
         self._opened: _Opened | None = None
         self._changing = trio.Lock()
 
@@ -80,7 +83,10 @@ class ServerFile:
 
     @contextlib.asynccontextmanager
     async def using(self, *, write: bool = False) -> AsyncIterator[File]:
-        """The open file, for one call. A silent server's is not used again."""
+        """The open file, for one call. A silent server's is not used again, and one that is known
+        to be down is not waited for."""
+        if self._is_down(self.server):
+            raise CallError(errno.EHOSTUNREACH, f"{self.server} is down", Origin.UNREACHABLE)
         while (opened := self._opened) is None or (write and not opened.writable):
             await self.open(write=write)
         opened.uses += 1

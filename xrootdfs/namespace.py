@@ -59,6 +59,10 @@ class Silence:
         gone = (s for s, at in self.lost.items() if degraded.passed_over(at, self.now))
         return tuple(sorted(set(gone) - self.late.keys()))
 
+    def harmless(self, excluded: Excluded) -> bool:
+        """None of them can hold it: the others are all there is to be heard."""
+        return all(excluded(s, self.lost.get(s, self.now)) for s in {*self.lost, *self.late})
+
     def doubt(self, degraded: Degraded, excluded: Excluded) -> CallError | None:
         """The error that stands for what these servers may hold; None if that is nothing."""
         for server in self.counting(degraded):

@@ -277,7 +277,9 @@ class OpenFiles:
         nursery: trio.Nursery,
         path: Callable[[Node], bytes | None],
         on_settled: Callable[[Node], None],
+        is_down: Callable[[Server], bool],
     ) -> None:
+        self._is_down = is_down
         self._on_settled = on_settled
         self._client = client
         self._nursery = nursery
@@ -291,7 +293,9 @@ class OpenFiles:
 
     def copy(self, node: Node, server: Server) -> ServerFile:
         """The file at one server."""
-        return ServerFile(self._client, self._nursery, server, lambda: self._path(node))
+        return ServerFile(
+            self._client, self._nursery, server, lambda: self._path(node), self._is_down
+        )
 
     async def open(
         self, node: Node, holders: Iterable[Server], *, writable: bool, append: bool

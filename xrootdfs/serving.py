@@ -19,6 +19,7 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError
 
 from xrootdfs.attributes import AttributeKeeper, Attributes
+from xrootdfs.breaker import State
 from xrootdfs.changes import Changes
 from xrootdfs.errors import CallError, errno_of
 from xrootdfs.federation import Federation
@@ -127,7 +128,13 @@ class Serving(pyfuse3.Operations):
             placement=options.placement,
             directories_everywhere=options.directories_everywhere,
         )
-        self._files = OpenFiles(self._client, nursery, self._table.path, self._settled)
+        self._files = OpenFiles(
+            self._client,
+            nursery,
+            self._table.path,
+            self._settled,
+            lambda server: federation.topology.state(server) is State.DOWN,
+        )
         self._handles: dict[int, Handle] = {}
         self._handle_number = 0
         self._logged: set[tuple[str, type[Exception]]] = set()
