@@ -61,6 +61,10 @@ class Changes:
                 await copy.create((kept.mode or 0) & 0o777)
             except CallError as error:
                 failed = error
+                if error.unsure:
+                    # It may make the file yet: empty, and newer than one made elsewhere now.
+                    self._federation.forget(path)
+                    raise
                 if not error.silent and error.errno not in _TRY_ELSEWHERE:
                     raise
                 continue
@@ -114,8 +118,9 @@ class Changes:
                 first = False
             else:
                 self._federation.placed(path, server)
+        if first or any(isinstance(a, CallError) and a.unsure for a in answers.values()):
+            self._federation.forget(path)  # a silent one may make it yet
         if first:
-            self._federation.forget(path)
             raise _first_error(answers) or CallError(errno.EIO, "no server", Origin.UNREACHABLE)
 
     async def _make_directory(self, server: Server, path: bytes, kept: Emulated) -> Stat:

@@ -50,8 +50,10 @@ class Origin(enum.Enum):
 
     ANSWERED = "answered"
     """The server: what it says about its files is true."""
+    UNSENT = "unsent"
+    """Nobody: no connection came about, so it was not carried out. Counts against the server."""
     UNREACHABLE = "unreachable"
-    """Its connection: the server said nothing. Counts against the server."""
+    """Its connection: the server said nothing, and may have carried it out. Counts against it."""
     LATE = "late"
     """A deadline: the call may yet have been carried out. Counts against the server."""
     LOCAL = "local"
@@ -75,6 +77,11 @@ class CallError(OSError):
     def silent(self) -> bool:
         """The server did not answer: nothing is known of what it holds."""
         return self.origin is not Origin.ANSWERED
+
+    @property
+    def unsure(self) -> bool:
+        """Silent, and it may have carried the call out, or may do so later."""
+        return self.origin in (Origin.UNREACHABLE, Origin.LATE)
 
     @property
     def missing(self) -> bool:
@@ -174,20 +181,20 @@ LOCAL_ERRNO: Final[Mapping[int, tuple[int, Origin]]] = {
     15: (errno.ENOTSUP, Origin.LOCAL),  # NotImplemented
     16: (errno.EIO, Origin.LOCAL),  # NoMoreReplicas
     17: (errno.EIO, Origin.LOCAL),  # PipelineFailed
-    101: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # InvalidAddr: its name has no address
+    101: (errno.EHOSTUNREACH, Origin.UNSENT),  # InvalidAddr: its name has no address
     102: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # SocketError
     103: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # SocketTimeout
     104: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # SocketDisconnected
     105: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # PollerError
     106: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # SocketOptError
     107: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # StreamDisconnect
-    108: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # ConnectionError: refused, too
+    108: (errno.EHOSTUNREACH, Origin.UNSENT),  # ConnectionError: refused, too
     109: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # InvalidSession
     110: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # TlsError
     201: (errno.EIO, Origin.UNREACHABLE),  # InvalidMessage
-    202: (errno.EHOSTUNREACH, Origin.UNREACHABLE),  # HandShakeFailed
-    203: (errno.EACCES, Origin.UNREACHABLE),  # LoginFailed
-    204: (errno.EACCES, Origin.UNREACHABLE),  # AuthFailed
+    202: (errno.EHOSTUNREACH, Origin.UNSENT),  # HandShakeFailed
+    203: (errno.EACCES, Origin.UNSENT),  # LoginFailed
+    204: (errno.EACCES, Origin.UNSENT),  # AuthFailed
     205: (errno.ENOTSUP, Origin.LOCAL),  # QueryNotSupported
     206: (errno.ETIMEDOUT, Origin.LATE),  # OperationExpired
     207: (errno.EIO, Origin.UNREACHABLE),  # OperationInterrupted

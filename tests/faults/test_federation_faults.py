@@ -74,6 +74,7 @@ def proxied() -> Iterator[Federation]:
             server.put(f"/large/{server.number}", pattern)
             server.put(f"/logs/{server.number}", b"")
             server.put(f"/rewritten/{server.number}", b"")
+            server.put(f"/made/{server.number}", b"")
             for number in range(5):
                 server.put(f"/listed/{server.number}.{number}", b"")
         yield made
@@ -82,7 +83,8 @@ def proxied() -> Iterator[Federation]:
 @pytest.fixture
 def mount(proxied: Federation, tmp_path: Path) -> Iterator[FederationMount]:
     """Mounted anew for each test: none knows what an earlier one met."""
-    with mounted(proxied, tmp_path / "mount") as made:
+    short = ("attr-timeout=1", "negative-timeout=1", "listing-timeout=1")
+    with mounted(proxied, tmp_path / "mount", *short) as made:
         yield made
 
 
@@ -96,6 +98,8 @@ class Jobs:
     def __init__(self, federation: Federation, top: Path) -> None:
         self.federation = federation
         self.top = top
+        self.list = Job("list", self._list)
+        self.removed: list[str] = []
         self.logged: dict[int, list[bytes]] = {SUFFERS: [], FINE: []}
         self._handles = {
             server: os.open(top / "large" / str(server), os.O_RDONLY) for server in (SUFFERS, FINE)
@@ -120,7 +124,7 @@ class Jobs:
     def of_all(self) -> list[Job]:
         """Jobs that need every server to be sure."""
         return [
-            Job("list", self._list),
+            self.list,
             Job("stat of what is not there", self._stat_missing),
             Job("create and remove", self._create_and_remove),
         ]
@@ -170,10 +174,12 @@ class Jobs:
         check(False, "what is not there has a status")
 
     def _create_and_remove(self, number: int) -> None:
-        path = self.top / f"on{FINE}/new{number}"
+        """Not in a directory of other jobs: the kernel lets them wait while one makes a name."""
+        path = self.top / "made" / f"new{number}"
         path.write_bytes(b"new")
         check(path.read_bytes() == b"new", "content of a new file")
         path.unlink()
+        self.removed.append(path.name)
 
 
 def _await_answer(server: Server) -> None:
@@ -187,21 +193,23 @@ def _await_answer(server: Server) -> None:
 
 
 def _line(*cells: str) -> str:
-    return f"{cells[0]:34}" + "".join(f"{cell:26}" for cell in cells[1:])
+    return f"{cells[0]:34}" + "".join(f"{cell:21}" for cell in cells[1:])
 
 
 def _table(fault: str, jobs: list[Job], at: tuple[float, float, float]) -> list[str]:
     """Each operation: before, at the very moment, meanwhile, and until it was done again."""
     inflicted, lifted, end = at
-    lines = [_line(f"\n{fault}", "before", "in flight", "meanwhile", "done again after")]
+    heads = ("before", "in flight", "meanwhile", "afterwards", "done again")
+    lines = ["", _line(fault, *heads)]
     for job in jobs:
         during = job.between(inflicted, lifted)
         flying = [a for a in during if a.began < inflicted]
         later = [a for a in during if a.began >= inflicted]
+        after = [a for a in job.between(lifted, end) if a.began >= lifted]
         good = [a for a in job.between(lifted, end) if a.ended >= lifted and not a.errno]
         again = f"{good[0].ended - lifted:.2f} s" if good else "never"
-        cells = (worst(job.between(0, inflicted)[:-1]), worst(flying), worst(later), again)
-        lines.append(_line(job.name, *cells))
+        cells = (worst(job.between(0, inflicted)[:-1]), worst(flying), worst(later), worst(after))
+        lines.append(_line(job.name, *cells, again))
     return lines
 
 
@@ -231,18 +239,21 @@ def test_one_data_server(
     try:
         with working(jobs, mount.clean_up):
             for job in jobs:
-                job.await_attempts(3, 0, good=True)
+                job.await_attempts(3, 0, failed=False)
             inflicted = time.monotonic()
             fault.inflict(server)
             try:
                 for job in jobs:
                     job.await_attempts(2, inflicted)
+                if fault.refuses:
+                    for job in (*suffering, doing.list):
+                        job.await_attempts(1, inflicted, failed=True)
             finally:
                 fault.lift(server)
             _await_answer(server)
             lifted = time.monotonic()
             for job in jobs:
-                job.await_attempts(3, lifted, good=True)
+                job.await_attempts(3, lifted, failed=False)
         end = time.monotonic()
     finally:
         doing.close()
@@ -260,11 +271,14 @@ def test_one_data_server(
     if fault.refuses:
         for job in suffering:
             assert job.between(inflicted, lifted)[-1].errno, f"{job.name}: done without the server"
-    _check_logs(proxied, doing)
+    _check_disks(proxied, doing)
 
 
-def _check_logs(federation: Federation, doing: Jobs) -> None:
-    """Every line that was acknowledged is there, in order."""
+def _check_disks(federation: Federation, doing: Jobs) -> None:
+    """Every line that was acknowledged is there, in order; what was removed is gone."""
+    for server in federation.servers:
+        left = set(os.listdir(server.data_dir / "made"))
+        assert left.isdisjoint(doing.removed), f"removed, and still on {server}"
     for number, logged in doing.logged.items():
         path = federation.servers[number].data_dir / "logs" / str(number)
         lines = iter(path.read_bytes().splitlines(keepends=True))
@@ -282,7 +296,7 @@ def test_redirector_killed(
     try:
         with working(jobs, mount.clean_up):
             for job in jobs:
-                job.await_attempts(3, 0, good=True)
+                job.await_attempts(3, 0, failed=False)
             inflicted = time.monotonic()
             proxied.redirector.kill()
             for job in jobs:
@@ -300,7 +314,44 @@ def test_redirector_killed(
     for job in jobs:
         assert job.wrong == [], job.name
         assert _errors(job.between(0, end)) == set(), job.name
-    _check_logs(proxied, doing)
+    _check_disks(proxied, doing)
+
+
+@pytest.mark.parametrize("silence", [(Server.stall, Server.unstall), (Server.pause, Server.resume)])
+def test_what_was_made_while_a_server_was_silent_stays_what_it_is(
+    proxied: Federation,
+    mount: FederationMount,
+    tmp_path: Path,
+    silence: tuple[Callable[[Server], None], Callable[[Server], None]],
+) -> None:
+    """What the server is told meanwhile it does later, when the job has long gone on."""
+    server = proxied.servers[SUFFERS]
+    made = mount.mountpoint / "made"
+    assert len(list(made.iterdir())) == len(proxied.servers)
+    written: dict[str, bytes] = {}
+    refused: set[int | None] = set()
+    silence[0](server)
+    try:
+        for number in range(12):
+            name = f"{tmp_path.name}.{number}"
+            try:
+                (made / name).write_bytes(name.encode())
+            except OSError as error:
+                refused.add(error.errno)
+            else:
+                written[name] = name.encode()
+    finally:
+        silence[1](server)
+    assert refused <= UNAVAILABLE
+    _await_answer(server)
+    with mounted(proxied, tmp_path / "other") as other:
+        for name, content in written.items():
+            assert (other.mountpoint / "made" / name).read_bytes() == content
+            assert (made / name).read_bytes() == content
+            assert len(proxied.holders(f"/made/{name}")) == 1, f"{name} is there twice"
+    for path in made.iterdir():
+        if path.name.startswith(tmp_path.name):
+            path.unlink()
 
 
 @pytest.mark.parametrize("what", ["stat", "read"])

@@ -80,8 +80,10 @@ class Job(threading.Thread):
         with self._changed:
             return [a for a in self._attempts if a.ended >= since and a.began < until]
 
-    def await_attempts(self, count: int, since: float, *, good: bool = False) -> list[Attempt]:
-        """So many attempts that began later than that (only good ones).
+    def await_attempts(
+        self, count: int, since: float, *, failed: bool | None = None
+    ) -> list[Attempt]:
+        """So many attempts that began later than that (only failed ones, only good ones).
 
         Raises:
             AssertionError: they do not come.
@@ -89,7 +91,8 @@ class Job(threading.Thread):
         found: list[Attempt] = []
 
         def there() -> bool:
-            found[:] = [a for a in self._attempts if a.began >= since and not (good and a.errno)]
+            later = [a for a in self._attempts if a.began >= since]
+            found[:] = [a for a in later if failed is None or bool(a.errno) is failed]
             return len(found) >= count
 
         with self._changed:

@@ -87,9 +87,18 @@ def test_a_local_error_says_nothing_of_files(code: int) -> None:
     assert error.reason == "words"
 
 
-@pytest.mark.parametrize("code", [*range(101, 111), 201, 202, 203, 204, 207, 303])
-def test_connection_errors_count_against_the_server(code: int) -> None:
-    assert error_of({"code": code, "errno": 0}).origin is Origin.UNREACHABLE
+@pytest.mark.parametrize("code", [102, 103, 104, 105, 106, 107, 109, 110, 201, 207, 303])
+def test_connections_that_break_leave_open_what_was_done(code: int) -> None:
+    error = error_of({"code": code, "errno": 0})
+    assert error.origin is Origin.UNREACHABLE
+    assert error.unsure
+
+
+@pytest.mark.parametrize("code", [101, 108, 202, 203, 204])
+def test_connections_that_never_were_carried_nothing(code: int) -> None:
+    error = error_of({"code": code, "errno": 0})
+    assert error.origin is Origin.UNSENT
+    assert not error.unsure
 
 
 def test_an_expired_call_is_late() -> None:
