@@ -82,6 +82,8 @@ class AttributeRequests(ContentRequests):
             )
             self._federation.changed(path)
             _raise_any(answers.values())
+            if self._keeper.shows(found.stat):
+                await self._keeper.drop_times(path, found.current)
 
         await self._at(node, truncate)
 

@@ -56,8 +56,11 @@ class ContentRequests(Serving):
             raise FUSEError(errno.EISDIR if attributes.is_directory else errno.ELOOP)
         append = bool(flags & os.O_APPEND)
         handle = await self._files.open(node, found.current, writable=writable, append=append)
-        if handle.file.attributes is None:
-            handle.file.attributes = attributes
+        file = handle.file
+        if file.attributes is None:
+            file.attributes = attributes
+        if file.mtime_ns is None and file.size != found.stat.size:
+            self._federation.changed(path)  # by another client: what was known is older
         return handle
 
     def _opened(self, handle: Handle) -> FileInfo:

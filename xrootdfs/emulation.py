@@ -24,7 +24,9 @@ RESERVED: Final = (b"mirrorfs.", b"xrootd.")
 
 _GROUP_BITS: Final = 0o070
 _MARK: Final = 0o030
-_KEPT_BITS: Final = 0o707
+_KEPT_BITS: Final = 0o705
+_PLAIN_BITS: Final = 0o775
+"""What servers set when they are asked to: write permission for others they do not."""
 _MODE_BITS: Final = 0o7777
 
 _SECOND_NS: Final = 1_000_000_000
@@ -76,7 +78,7 @@ def marked(mode: int) -> int:
 
 def needs_mark(mode: int) -> bool:
     """A server cannot keep this mode, or would take it for the mark."""
-    return mode & ~0o777 != 0 or is_marked(mode)
+    return mode & ~_PLAIN_BITS != 0 or is_marked(mode)
 
 
 def encode(emulated: Emulated) -> dict[str, str]:

@@ -79,6 +79,7 @@ class OpenFile:
         self.handles: set[Handle] = set()
         self.writer = Writer(nursery, self._send)
         self._nursery = nursery
+        self._size_there = 0  # at the servers, at least
         self._preferred = 0
         self._known: tuple[int, int] | None = None
         self._appending = trio.Lock()
@@ -133,14 +134,16 @@ class OpenFile:
         if self._known is not None and self._known != now:
             self.forget_read()
         self._known = now
-        self.size = stat.size
+        self.size = self._size_there = stat.size
 
     # -- reading ---------------------------------------------------------------------------------
 
     async def read(self, handle: Handle, offset: int, size: int) -> bytes:
         """Bytes of a range; fewer only at the end of the file."""
-        if self.writer.touches(offset, offset + size):
+        end = min(offset + size, self.size)
+        if self.writer.touches(offset, end) or end > self._size_there:
             await self.writer.drain()
+            self._size_there = self.size
             self.writer.check(handle.failures)
         return await handle.reader.read(offset, size)
 
@@ -180,6 +183,7 @@ class OpenFile:
         self._changed()
         self.size = size
         await self._at_all_files(lambda file: file.truncate(size))
+        self._size_there = size
         self.forget_read()
 
     async def settle(self) -> None:

@@ -232,11 +232,11 @@ class Serving(pyfuse3.Operations):
         """As they are now; of an open file, with what was written to it here."""
         file = self._files.get(node)
         if file is not None and file.attributes is not None:
+            if file.mtime_ns is not None:
+                return replace(file.attributes, size=file.size, mtime_ns=file.mtime_ns)
             if node.removed:
                 stat = await file.stat()
                 return replace(file.attributes, size=stat.size)
-            if file.mtime_ns is not None:
-                return replace(file.attributes, size=file.size, mtime_ns=file.mtime_ns)
 
         async def look(path: bytes) -> tuple[Found, Attributes]:
             found = await self._federation.find(path)
