@@ -172,6 +172,7 @@ class Memory:
             node = self._make(path)
             node.name = _Knowledge(found, now, now, whole)
             self._keep(node)
+            self._held(path, node, found.holders)
 
     def learn_absent(self, path: bytes, now: float, asked: Moment, *, whole: bool) -> None:
         """Nothing is there."""
@@ -201,6 +202,7 @@ class Memory:
             node.content = _Content(Listing({}, found.holders), now, now)
         self._keep(node)
         self._enter(node, found)
+        self._held(path, node, found.holders)
         above = self._known(path.rpartition(b"/")[0])
         if node.parent is not None and above is not None and above.found is not None:
             mtime = max(above.found.stat.mtime, stat.mtime)
@@ -239,16 +241,23 @@ class Memory:
         moving = self._make(old)
         children, content = moving.children, moving.content
         moving.children, moving.content = {}, None
-        self.removed(old, now)
         there = self._replace(new)
         there.children, there.content = children, content
         for child in children.values():
             child.parent = there
         if name is not None and name.found is not None:
             there.name = replace(name, at=None)
+            self._keep(there)
             self._enter(there, name.found)
-        self._keep(there)
+            self._held(new, there, name.found.holders)
+        else:
+            self._keep(there)
+            self._held(new, there, None)
+            if there.parent is not None:
+                there.parent.content = None
+                self._keep(there.parent)
         self._age(new.rpartition(b"/")[0])
+        self.removed(old, now)
 
     def forget(self, path: bytes) -> None:
         """In doubt: know nothing of the path, what is below it, and the names beside it."""
@@ -356,6 +365,33 @@ class Memory:
             node.parent.content.listing.entries[node.key] = found
             self._keep(node.parent)
 
+    def _held(self, path: bytes, node: _Node, holders: tuple[Server, ...] | None) -> None:
+        """Who holds a name holds the directories above it. None: it is not known who does."""
+        above = node.parent
+        while above is not None:
+            path = path.rpartition(b"/")[0]
+            name = self._known(path)
+            found = name.found if name is not None else None
+            if found is None or holders is None or not set(holders) <= set(found.holders):
+                above.changed = self._now  # answers under way may not know of it
+                if name is not None and found is not None:
+                    self._hold(above, name, found, holders)
+            above = above.parent
+
+    def _hold(
+        self, node: _Node, name: _Knowledge, found: Found, holders: tuple[Server, ...] | None
+    ) -> None:
+        new = tuple(s for s in holders or () if s not in found.holders)
+        found = replace(found, holders=found.holders + new, current=found.current + new)
+        node.name = replace(name, found=found, whole=name.whole and holders is not None)
+        above = node.parent.content if node.parent is not None else None
+        if above is not None and node.key in above.listing.entries:
+            above.listing.entries[node.key] = found
+        if node.content is not None:
+            listing = node.content.listing
+            node.content.listing = replace(listing, holders=found.holders)
+        self._keep(node)
+
     def _leave(self, node: _Node) -> None:
         """Out of the listing of its directory."""
         if node.parent is not None and node.parent.content is not None:
@@ -394,7 +430,8 @@ class Memory:
         """Take places out of the tree that nothing is known of."""
         while node.parent is not None and not node.children and node not in self._order:
             self._floor = max(self._floor, node.changed, node.moved)
-            del node.parent.children[node.key]
+            if node.parent.children.get(node.key) is node:
+                del node.parent.children[node.key]
             node = node.parent
 
 
