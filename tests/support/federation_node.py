@@ -267,11 +267,17 @@ class Server(Node):
     def put(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Place a file there behind the federation's back."""
         path = self.data_dir / name.lstrip("/")
-        fresh = [parent for parent in path.parents if not parent.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.make_directory(os.path.dirname(name))
         path.write_bytes(data)
         path.chmod(mode)
-        for made in (path, *fresh):
+        self._means.give(path)
+
+    def make_directory(self, name: str) -> None:
+        """Make a directory there, and those above it, behind the federation's back."""
+        path = self.data_dir / name.strip("/")
+        fresh = [made for made in (path, *path.parents) if not made.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for made in fresh:
             self._means.give(made)
 
     def set_delay(self, seconds: float) -> None:
