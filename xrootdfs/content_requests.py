@@ -45,6 +45,9 @@ class ContentRequests(Serving):
             raise
         info = self._opened(handle)
         info.direct_io = direct
+        version = handle.file.version
+        info.keep_cache = version is not None and version == node.version
+        node.version = version
         return info
 
     async def _open(self, node: Node, flags: int, *, writable: bool) -> Handle:
@@ -66,7 +69,7 @@ class ContentRequests(Serving):
     def _opened(self, handle: Handle) -> FileInfo:
         self._handle_number += 1
         self._handles[self._handle_number] = handle
-        return FileInfo(fh=FileHandleT(self._handle_number))
+        return FileInfo(fh=FileHandleT(self._handle_number), keep_cache=False)
 
     async def _empty(self, node: Node, file: OpenFile, uid: int) -> None:
         """O_TRUNC; it ends set-user-id and set-group-id as well, which the kernel leaves to us."""

@@ -32,7 +32,7 @@ class _OpenDirectory:
     def set(self, listing: Listing, moment: Moment) -> None:
         """What there is now; `moment` from before it was asked."""
         self.listing = listing
-        self.moment = moment
+        self.moment = self.prepared = moment
         self.names = list(listing.entries)
         self.attributes: dict[bytes, Attributes] = {}
 
@@ -69,6 +69,8 @@ class DirectoryRequests(Serving):
         if start_id == 0 and directory.begun:
             await self._read_names(directory)
         directory.begun = True
+        if directory.prepared != self._federation.memory.moment():
+            directory.attributes.clear()  # something was changed through this mount
         position = start_id
         while position < len(_DOTS) + len(directory.names):
             if not await self._list(directory, position, token):
@@ -90,8 +92,9 @@ class DirectoryRequests(Serving):
         if attributes is None:
             return True  # removed since
         node = self._table.meet(directory.node, name, is_directory=attributes.is_directory)
-        seen = self._seen(node, directory.listing.entries[name], attributes)
-        if not pyfuse3.readdir_reply(token, name, self._entry(node, seen), position + 1):
+        if self._files.get(node) is not None:
+            attributes = await self._attributes(node)
+        if not pyfuse3.readdir_reply(token, name, self._entry(node, attributes), position + 1):
             self._table.leave_unused(node)
             return False
         node.lookups += 1
@@ -111,6 +114,7 @@ class DirectoryRequests(Serving):
                     errors.append(error)
 
         above = self._path(directory.node)
+        directory.prepared = self._federation.memory.moment()
         changed = directory.moment != self._federation.memory.moment()
         async with trio.open_nursery() as nursery:
             for name in directory.names[index : index + _AHEAD]:

@@ -26,17 +26,32 @@ class Node:
         handles: open handles.
         parent, name: where it is; parent is None for the root, and once it was removed.
         children: for a directory, the known names in it.
+        changes: of its content through this mount; what was asked before the last one is old.
         told: size and modification time that the kernel was told last.
+        version: of the content that the kernel may have pages of; None: of which is not known.
     """
 
-    __slots__ = ("children", "directory", "handles", "lookups", "name", "number", "parent", "told")
+    __slots__ = (
+        "changes",
+        "children",
+        "directory",
+        "handles",
+        "lookups",
+        "name",
+        "number",
+        "parent",
+        "told",
+        "version",
+    )
 
     def __init__(self, number: int, *, directory: bool) -> None:
         self.number = number
         self.directory = directory
         self.lookups = 0
         self.handles = 0
+        self.changes = 0
         self.told: tuple[int, int] | None = None
+        self.version: object = None
         self.parent: Node | None = None
         self.name = b""
         self.children: dict[bytes, Node] = {}

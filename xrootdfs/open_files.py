@@ -7,10 +7,11 @@ servers have not told of, size and modification time are those known here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 import trio
 
@@ -25,8 +26,11 @@ from xrootdfs.xrd import Client, File
 
 _R = TypeVar("_R")
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS: Final = 1.0
 """What was written is sent after this time even if little came."""
+_UNSETTLED_SECONDS: Final = 5
+"""So long after a change another one may leave a server's times as they are."""
+_SECOND_NS: Final = 1_000_000_000
 
 
 class Handle:
@@ -83,6 +87,7 @@ class OpenFile:
         self._preferred = 0
         self._known: tuple[int, int] | None = None
         self._appending = trio.Lock()
+        self._changing = 0  # changes that are not yet with the writer, or at the servers
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -111,6 +116,16 @@ class OpenFile:
     def writable(self) -> bool:
         """A handle on it may write."""
         return any(handle.writable for handle in self.handles)
+
+    @property
+    def version(self) -> Stat | None:
+        """What the server that is read from said of it when it was opened there; None while that
+        may be the same of other content: it was changed just now, or is written here."""
+        stat = self.copies[self._preferred].stat
+        if stat is None or self.writable or self.written:
+            return None
+        changed = max(stat.mtime, stat.ctime)
+        return stat if time.time_ns() // _SECOND_NS - changed > _UNSETTLED_SECONDS else None
 
     async def hold(self) -> None:
         """Have it open at the servers now: its name is about to go."""
@@ -143,7 +158,7 @@ class OpenFile:
         end = min(offset + size, self.size)
         if self.writer.touches(offset, end) or end > self._size_there:
             await self.writer.drain()
-            self._size_there = self.size
+            self._size_there = max(self._size_there, end)
             self.writer.check(handle.failures)
         return await handle.reader.read(offset, size)
 
@@ -172,25 +187,25 @@ class OpenFile:
         return await self._write(offset, data)
 
     async def _write(self, offset: int, data: bytes) -> int:
-        self._changed()
-        self.size = max(self.size, offset + len(data))  # before any await: getattr must see it
-        await self.writer.write(offset, data)
+        with self._change():
+            self.size = max(self.size, offset + len(data))  # before any await
+            await self.writer.write(offset, data)
         return len(data)
 
     async def truncate(self, size: int) -> None:
         """Set the size, after what was written before."""
         await self.writer.drain()
-        self._changed()
-        self.size = size
-        await self._at_all_files(lambda file: file.truncate(size))
-        self._size_there = size
+        with self._change():
+            self.size = size
+            await self._at_all_files(lambda file: file.truncate(size))
+            self._size_there = size
         self.forget_read()
 
     async def settle(self) -> None:
         """Have all that was written at the servers, whose size and time count again then. Errors
         are kept for the handles."""
         await self.writer.drain()
-        if not self.writer.changed and self.mtime_ns is not None:
+        if not self._changing and not self.writer.changed and self.mtime_ns is not None:
             self.mtime_ns = None
             self._known = None
             self._on_settled(self.node)
@@ -201,10 +216,18 @@ class OpenFile:
         if self.written:
             await self._at_all_files(File.sync)
 
-    def _changed(self) -> None:
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """From here on what servers told is old, and what they tell is not all."""
+        self.node.changes += 1
         self.written = self.times_void = True
         # Whole seconds, as servers tell them: a time that went back after close would be a change.
-        self.mtime_ns = time.time_ns() // 1_000_000_000 * 1_000_000_000
+        self.mtime_ns = time.time_ns() // _SECOND_NS * _SECOND_NS
+        self._changing += 1
+        try:
+            yield
+        finally:
+            self._changing -= 1
 
     async def _send(self, offset: int, data: bytes) -> None:
         try:

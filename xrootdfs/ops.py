@@ -54,6 +54,8 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
                 raise
             return self._nothing()  # no server can have it
         path = self._path_in(directory, name)
+        known = directory.children.get(name)
+        changes = None if known is None else known.changes
         try:
             found = await self._federation.find(path)
             attributes = await self._keeper.of(path, found)
@@ -63,7 +65,9 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
             raise
         node = self._table.meet(directory, name, is_directory=attributes.is_directory)
         node.lookups += 1
-        return self._entry(node, self._seen(node, found, attributes))
+        if node is not known:
+            changes = None
+        return self._entry(node, self._seen(node, found, attributes, changes))
 
     def _nothing(self) -> EntryAttributes:
         entry = EntryAttributes()

@@ -242,16 +242,21 @@ class Serving(pyfuse3.Operations):
             found = await self._federation.find(path)
             return found, await self._keeper.of(path, found)
 
+        changes = node.changes
         found, attributes = await self._at(node, look)
-        return self._seen(node, found, attributes)
+        return self._seen(node, found, attributes, changes)
 
-    def _seen(self, node: Node, found: Found, attributes: Attributes) -> Attributes:
-        """What servers told of a node, with what was written to it here."""
+    def _seen(
+        self, node: Node, found: Found, attributes: Attributes, changes: int | None
+    ) -> Attributes:
+        """What servers told of a node, with what was written to it here. `changes`: those of the
+        node before they were asked; None: there was no such node."""
         file = self._files.get(node)
         if file is None:
             return attributes
-        file.told(found.stat)
         file.attributes = attributes
+        if changes == node.changes:
+            file.told(found.stat)
         if file.mtime_ns is None:
             return attributes
         return replace(attributes, size=file.size, mtime_ns=file.mtime_ns)

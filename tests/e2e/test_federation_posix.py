@@ -158,6 +158,22 @@ def test_what_another_client_wrote_is_read_after_open(
     assert (work / "f").read_bytes() == b"rather long"
 
 
+def test_what_another_client_wrote_over_as_much_is_read_after_open(
+    work: Path, federation: Federation, federation_mount: FederationMount
+) -> None:
+    """The same size, and perhaps the same second."""
+    (work / "f").write_bytes(b"one")
+    (server,) = federation.holders(_name(work / "f", federation_mount))
+    stored = Path(f"{server.data_dir}{_name(work / 'f', federation_mount)}")
+    for content in (b"two", b"six", b"ten"):
+        stored.write_bytes(content)
+        assert (work / "f").read_bytes() == content
+    os.utime(stored, (5, 5))
+    assert (work / "f").read_bytes() == b"ten"
+    stored.write_bytes(b"new")
+    assert (work / "f").read_bytes() == b"new"
+
+
 def test_truncation(work: Path) -> None:
     with open(work / "f", "w+b", buffering=0) as file:
         file.write(b"0123456789")
@@ -197,7 +213,7 @@ def test_random_reads_and_writes(work: Path, tmp_path: Path) -> None:
             length = chance.choice((1, 100, 4096, 70_000, 1 << 20))
             action = chance.choice(("read", "read", "write", "write", "append", "truncate", "sync"))
             data = chance.randbytes(length)
-            results = []
+            results: list[object] = []
             for handles in both:
                 file = handles[which if action == "read" else which % 2]
                 if action == "read":
@@ -210,7 +226,7 @@ def test_random_reads_and_writes(work: Path, tmp_path: Path) -> None:
                 elif action == "truncate":
                     results.append(file.truncate(offset))
                 else:
-                    results.append(os.fsync(file.fileno()))
+                    os.fsync(file.fileno())
                 results.append(os.fstat(file.fileno()).st_size)
             assert results[: len(results) // 2] == results[len(results) // 2 :], action
     finally:
@@ -422,7 +438,7 @@ def test_attributes_are_kept_at_the_servers(work: Path, federation_mount: Federa
     os.chown(work / "link", 7, 8, follow_symlinks=False)
 
     def seen() -> list[tuple[int, ...]]:
-        found = []
+        found: list[tuple[int, ...]] = []
         for name in ("f", "d", "link"):
             s = (work / name).lstat()
             found.append((s.st_mode, s.st_uid, s.st_gid, s.st_size * (name != "d"), s.st_mtime_ns))
