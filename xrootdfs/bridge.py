@@ -213,6 +213,6 @@ def _whole(seconds: float) -> int:
 
 
 def _not_sent(error: Exception) -> CallError:
-    if isinstance(error, UnicodeError):
+    if isinstance(error, UnicodeError) or isinstance(error.__cause__, UnicodeError):
         return CallError(errno.EILSEQ, "a name or value that is not UTF-8", Origin.LOCAL)
     return CallError(errno.EINVAL, f"not possible with this binding: {error}", Origin.LOCAL)
