@@ -43,17 +43,17 @@ $(WHEELS)/.made: $(shell find $(PACKAGED) -type f ! -name '*.pyc') | setup
 
 # The virtual environment is made beside the old one, and takes its place when it is complete.
 install: $(WHEELS)/.made
-	@rm -rf '$(DESTDIR)$(LIBDIR).new' && mkdir -p '$(DESTDIR)$(PREFIX)/lib'
-	@$(BIN)/python -m venv --without-pip '$(DESTDIR)$(LIBDIR).new'
-	@$(BIN)/python -m pip -qq --disable-pip-version-check --no-input \
+	@umask 022; rm -rf '$(DESTDIR)$(LIBDIR).new' && mkdir -p '$(DESTDIR)$(PREFIX)/lib'
+	@umask 022; $(BIN)/python -m venv --without-pip '$(DESTDIR)$(LIBDIR).new'
+	@umask 022; $(BIN)/python -m pip -qq --disable-pip-version-check --no-input \
 	    --python '$(DESTDIR)$(LIBDIR).new/bin/python' install --root-user-action=ignore \
 	    --no-index --find-links '$(WHEELS)' --no-compile mirrorfs
-	@cd '$(DESTDIR)$(LIBDIR).new' && sed -i '/^command/d' pyvenv.cfg \
+	@umask 022; cd '$(DESTDIR)$(LIBDIR).new' && sed -i '/^command/d' pyvenv.cfg \
 	    && find bin -type f $(foreach each,$(COMMANDS),! -name '$(each)') -delete \
 	    && sed -i '1s|^#!.*|#!$(LIBDIR)/bin/python -I|' $(COMMANDS:%=bin/%) \
 	    && bin/python -m compileall -q -s '$(DESTDIR)$(LIBDIR).new' -p '$(LIBDIR)' lib
 	@rm -rf '$(DESTDIR)$(LIBDIR)' && mv '$(DESTDIR)$(LIBDIR).new' '$(DESTDIR)$(LIBDIR)'
-	@install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' \
+	@umask 022; install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' \
 	    '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(EXAMPLES)' \
 	    $(foreach each,init.d mirrorfs xrootdfs,'$(DESTDIR)$(SYSCONFDIR)/$(each)')
 	@$(foreach each,$(COMMANDS),ln -sf '../lib/mirrorfs/bin/$(each)' '$(DESTDIR)$(BINDIR)/$(each)' &&) :

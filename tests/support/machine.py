@@ -122,7 +122,12 @@ def make(target: str, wheels: Path, *variables: str, machine: Machine | None = N
     if machine is not None:
         return machine.run(*command, check=True, env={**ENVIRONMENT, "HOME": str(Path.home())})
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        umask=0o077,  # what is installed is for everybody all the same
     )
     assert done.returncode == 0, f"make {target}: {done.stdout}{done.stderr}"
     return done
