@@ -222,8 +222,16 @@ def _cell(values: list[float], unit: str) -> str:
     middle = median(values)
     if unit == "s" and middle >= _HOPELESS_SECONDS:
         return f"> {_HOPELESS_SECONDS:.0f} s"
-    digits = 0 if middle >= 20 else 2
+    digits = 0 if middle >= 20 else 2 if middle >= 1 else 3
     return f"{middle:.{digits}f} {unit}"
+
+
+def _ratio(theirs: list[float], ours: list[float], unit: str) -> str:
+    """How often better; a lower bound where the other gave no answer at all."""
+    better = (theirs, ours) if unit == "s" else (ours, theirs)
+    least = "> " if unit == "s" and median(theirs) >= _HOPELESS_SECONDS else ""
+    ratio = _support.ratio(*better)
+    return f"{least}{ratio:.{0 if ratio >= 20 else 2}f}"
 
 
 def measure(workshop: Workshop, given: argparse.Namespace) -> None:
@@ -251,8 +259,7 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
         of = {name: contest.took[operation, name] for name in names}
         row = [operation, *(_cell(of[name], unit) for name in names)]
         if _PEER in names:
-            better = (of[_PEER], of[_OURS]) if unit == "s" else (of[_OURS], of[_PEER])
-            row.append(f"{_support.ratio(*better):.2f}")
+            row.append(_ratio(of[_PEER], of[_OURS], unit))
         rows.append(row)
     _support.print_table(rows)
 
