@@ -138,7 +138,7 @@ def _child(
         if told:
             logging.getLogger(__name__).critical("ended by %r", error, exc_info=code == 70)
         elif code == 70:
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
         tell(f"{code} {error}".encode(errors="surrogateescape"))
     logging.shutdown()
     if lock is not None:
