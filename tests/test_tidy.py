@@ -236,7 +236,7 @@ def _commands(command: click.Command) -> set[str]:
 
 PROGRAMS = ("mirrorfs", "replicator")
 # Documents that speak of what exists now; a section "Planned" of theirs is left out.
-DOCUMENTS = ("README.md", "docs/limits.md", "docs/design.md")
+DOCUMENTS = ("README.md", "docs/limits.md", "docs/design.md", "docs/install.md")
 
 
 def _said(document: str) -> Iterator[str]:
