@@ -5,10 +5,8 @@ The mount believes nothing for longer than a request takes, so that it sees what
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -16,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.federated_work import fails, served_name
+from tests.support.federated_work import work as work
 from tests.support.federation import Federation
 from tests.support.federation import federation as federation
 from tests.support.federation_mounts import FederationMount, mounted
@@ -34,61 +34,38 @@ def federation_mount(
         yield made
 
 
-@pytest.fixture
-def work(federation_mount: FederationMount, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A new directory in the mount; nothing of it stays at any server."""
-    name = request.node.name.replace("/", "_")[:100]
-    path = federation_mount.mountpoint / name
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
-
-
-def _name(path: Path, mount: FederationMount) -> str:
-    """How servers call it."""
-    return "/" + str(path.relative_to(mount.mountpoint))
-
-
-@contextlib.contextmanager
-def fails(*codes: int) -> Iterator[None]:
-    """What is done here fails with one of these errnos."""
-    with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno says which
-        yield
-    assert raised.value.errno in codes, errno.errorcode.get(raised.value.errno or 0)
-
-
 def test_a_rename_over_a_file_at_another_server(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
     """Whichever is where, and whichever is newer: the name has what was renamed, at one server."""
     for old, new in ((0, 1), (1, 0), (2, 0)):
         source, target = work / f"s{old}{new}", work / f"t{old}{new}"
-        federation.put(_name(source, federation_mount), b"renamed", old)
-        federation.put(_name(target, federation_mount), b"stale, and longer", new)
-        newer = federation.servers[new].data_dir / _name(target, federation_mount)[1:]
+        federation.put(served_name(source, federation_mount), b"renamed", old)
+        federation.put(served_name(target, federation_mount), b"stale, and longer", new)
+        newer = federation.servers[new].data_dir / served_name(target, federation_mount)[1:]
         os.utime(newer, (2_000_000_000, 2_000_000_000))
         source.rename(target)
         assert target.read_bytes() == b"renamed"
         assert not source.exists()
-        (holder,) = federation.holders(_name(target, federation_mount))
+        (holder,) = federation.holders(served_name(target, federation_mount))
         assert holder is federation.servers[old]
 
 
 def test_a_rename_of_a_file_with_copies(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
-    federation.put(_name(work / "s", federation_mount), b"copied", 0, 1)
-    federation.put(_name(work / "t", federation_mount), b"stale", 1, 2)
+    federation.put(served_name(work / "s", federation_mount), b"copied", 0, 1)
+    federation.put(served_name(work / "t", federation_mount), b"stale", 1, 2)
     (work / "s").rename(work / "t")
     assert (work / "t").read_bytes() == b"copied"
-    assert federation.holders(_name(work / "s", federation_mount)) == []
-    assert federation.holders(_name(work / "t", federation_mount)) == federation.servers[:2]
+    assert federation.holders(served_name(work / "s", federation_mount)) == []
+    assert federation.holders(served_name(work / "t", federation_mount)) == federation.servers[:2]
 
 
 def test_a_file_with_copies_is_written_and_removed_everywhere(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
-    name = _name(work / "f", federation_mount)
+    name = served_name(work / "f", federation_mount)
     federation.put(name, b"before", 0, 2)
     with open(work / "f", "r+b") as file:
         file.write(b"behind, and longer")
@@ -106,19 +83,21 @@ def test_renames_of_directories(
     """Their files are at all servers, and stay there."""
     (work / "d/e").mkdir(parents=True)
     for server in range(3):
-        federation.put(_name(work / f"d/e/{server}", federation_mount), b"%d" % server, server)
+        federation.put(
+            served_name(work / f"d/e/{server}", federation_mount), b"%d" % server, server
+        )
     (work / "d").rename(work / "r")
     assert {path.name: path.read_bytes() for path in (work / "r/e").iterdir()} == {
         "0": b"0",
         "1": b"1",
         "2": b"2",
     }
-    assert federation.holders(_name(work / "d", federation_mount)) == []
+    assert federation.holders(served_name(work / "d", federation_mount)) == []
     (work / "empty").mkdir()
     (work / "r").rename(work / "empty")
     assert len(os.listdir(work / "empty/e")) == 3
     (work / "full").mkdir()
-    federation.put(_name(work / "full/f", federation_mount), b"", 2)
+    federation.put(served_name(work / "full/f", federation_mount), b"", 2)
     with fails(errno.ENOTEMPTY):
         os.replace(work / "empty", work / "full")
     with fails(errno.EINVAL):
@@ -134,13 +113,13 @@ def test_renames_of_directories(
 def test_a_rename_into_a_directory_that_only_another_server_has(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
-    federation.put(_name(work / "there/f", federation_mount), b"", 1)
-    federation.put(_name(work / "f", federation_mount), b"content", 0)
+    federation.put(served_name(work / "there/f", federation_mount), b"", 1)
+    federation.put(served_name(work / "f", federation_mount), b"content", 0)
     os.chmod(work / "there", 0o750)
     (work / "f").rename(work / "there/g")
     assert (work / "there/g").read_bytes() == b"content"
-    for server in federation.holders(_name(work / "there", federation_mount)):
-        directory = server.data_dir / _name(work / "there", federation_mount)[1:]
+    for server in federation.holders(served_name(work / "there", federation_mount)):
+        directory = server.data_dir / served_name(work / "there", federation_mount)[1:]
         assert stat.S_IMODE(directory.stat().st_mode) == 0o750
 
 
@@ -151,7 +130,7 @@ def test_removal_of_directories(
     with fails(errno.EEXIST):
         os.mkdir(work / "d")
     for server in range(3):
-        federation.put(_name(work / "d/f", federation_mount), b"", server)
+        federation.put(served_name(work / "d/f", federation_mount), b"", server)
         with fails(errno.ENOTEMPTY):
             os.rmdir(work / "d")
         (work / "d/f").unlink()
@@ -163,13 +142,13 @@ def test_removal_of_directories(
     with fails(errno.ENOENT):
         os.rmdir(work / "nothing")
     os.rmdir(work / "d")
-    assert federation.holders(_name(work / "d", federation_mount)) == []
+    assert federation.holders(served_name(work / "d", federation_mount)) == []
 
 
 def test_listings(work: Path, federation: Federation, federation_mount: FederationMount) -> None:
     names = {f"{number:04d}" for number in range(700)}
     for number, name in enumerate(sorted(names)):
-        federation.put(_name(work / name, federation_mount), bytes(number), number % 3)
+        federation.put(served_name(work / name, federation_mount), bytes(number), number % 3)
     with os.scandir(work) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries}
     assert sizes == {name: int(name) for name in names}
@@ -182,7 +161,7 @@ def test_listings_of_what_servers_cannot_tell_of(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
     """A dead symlink or a newline at a server hides nothing but itself."""
-    name = _name(work, federation_mount)
+    name = served_name(work, federation_mount)
     federation.put(f"{name}/good", b"content", 1)
     directory = federation.servers[1].data_dir / name[1:]
     (directory / "dead").symlink_to("nothing")
@@ -197,7 +176,7 @@ def test_listings_of_what_servers_cannot_tell_of(
 def test_attributes_that_tell_of_a_file(
     work: Path, federation: Federation, federation_mount: FederationMount
 ) -> None:
-    name = _name(work / "f", federation_mount)
+    name = served_name(work / "f", federation_mount)
     federation.put(name, b"content", 0, 2)
     first, third = federation.servers[0].address, federation.servers[2].address
     told = {

@@ -7,69 +7,28 @@ POSIX says, or a refusal.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import random
-import shutil
-import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.federated_work import fails, served_name
+from tests.support.federated_work import work as work
 from tests.support.federation import Federation
 from tests.support.federation import federation as federation
 from tests.support.federation_mounts import FederationMount
 from tests.support.federation_mounts import federation_mount as federation_mount
-from tests.support.overlay import reachable
 
 pytestmark = [pytest.mark.xrootd, pytest.mark.fuse]
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def work(federation_mount: FederationMount, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A new directory in the mount; nothing of it stays at any server."""
-    name = request.node.name.replace("/", "_")[:100]
-    path = federation_mount.mountpoint / name
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
-
-
-def _name(path: Path, mount: FederationMount) -> str:
-    """How servers call it."""
-    return "/" + str(path.relative_to(mount.mountpoint))
-
-
-@contextlib.contextmanager
-def fails(*codes: int) -> Iterator[None]:
-    """What is done here fails with one of these errnos."""
-    with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno says which
-        yield
-    assert raised.value.errno in codes, errno.errorcode.get(raised.value.errno or 0)
-
-
-@contextlib.contextmanager
-def _as_user(uid: int, gid: int) -> Iterator[None]:
-    """What is done here another user does."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def _renameat2(old: Path, new: Path, flags: int) -> None:
@@ -140,8 +99,8 @@ def test_appending_to_what_another_client_appended_to(
 ) -> None:
     (work / "f").write_bytes(b"ours\n")
     assert (work / "f").stat().st_size == 5  # the kernel knows it now
-    (server,) = federation.holders(_name(work / "f", federation_mount))
-    with open(f"{server.data_dir}{_name(work / 'f', federation_mount)}", "ab") as file:
+    (server,) = federation.holders(served_name(work / "f", federation_mount))
+    with open(f"{server.data_dir}{served_name(work / 'f', federation_mount)}", "ab") as file:
         file.write(b"theirs\n")
     with open(work / "f", "ab") as file:
         file.write(b"ours again\n")
@@ -153,8 +112,10 @@ def test_what_another_client_wrote_is_read_after_open(
 ) -> None:
     (work / "f").write_bytes(b"short")
     assert (work / "f").read_bytes() == b"short"
-    (server,) = federation.holders(_name(work / "f", federation_mount))
-    Path(f"{server.data_dir}{_name(work / 'f', federation_mount)}").write_bytes(b"rather long")
+    (server,) = federation.holders(served_name(work / "f", federation_mount))
+    Path(f"{server.data_dir}{served_name(work / 'f', federation_mount)}").write_bytes(
+        b"rather long"
+    )
     assert (work / "f").read_bytes() == b"rather long"
 
 
@@ -163,8 +124,8 @@ def test_what_another_client_wrote_over_as_much_is_read_after_open(
 ) -> None:
     """The same size, and perhaps the same second."""
     (work / "f").write_bytes(b"one")
-    (server,) = federation.holders(_name(work / "f", federation_mount))
-    stored = Path(f"{server.data_dir}{_name(work / 'f', federation_mount)}")
+    (server,) = federation.holders(served_name(work / "f", federation_mount))
+    stored = Path(f"{server.data_dir}{served_name(work / 'f', federation_mount)}")
     for content in (b"two", b"six", b"ten"):
         stored.write_bytes(content)
         assert (work / "f").read_bytes() == content
@@ -385,191 +346,3 @@ def test_rename_flags(work: Path) -> None:
         _renameat2(work / "a", work / "b", _RENAME_EXCHANGE)
     _renameat2(work / "a", work / "c", _RENAME_NOREPLACE)
     assert {path.name: path.read_bytes() for path in work.iterdir()} == {"b": b"b", "c": b"a"}
-
-
-# Attributes
-
-
-def test_times(work: Path) -> None:
-    (work / "f").write_bytes(b"content")
-    os.utime(work / "f", ns=(981_173_106_123_456_789, 981_173_107_987_654_321))
-    status = (work / "f").stat()
-    assert status.st_atime_ns == 981_173_106_123_456_789
-    assert status.st_mtime_ns == 981_173_107_987_654_321
-    os.utime(work / "f", ns=(-1, -1))
-    assert (work / "f").stat().st_mtime_ns == -1
-    (work / "d").mkdir()
-    os.utime(work / "d", (5, 6))
-    assert (work / "d").stat().st_mtime == 6
-
-
-def test_times_set_before_close_stay(work: Path) -> None:
-    """As tar and cp -p do it."""
-    with open(work / "f", "wb") as file:
-        file.write(b"content")
-        file.flush()
-        os.utime(file.fileno(), (5, 6))
-    assert (work / "f").stat().st_mtime == 6
-    with os.scandir(work) as entries:
-        assert [entry.stat().st_mtime for entry in entries] == [6]
-
-
-def test_a_write_voids_times(work: Path) -> None:
-    """Even to the same size within the same second."""
-    (work / "f").write_bytes(b"content")
-    os.utime(work / "f", (5, 6))
-    with open(work / "f", "r+b") as file:
-        file.write(b"CONTENT")
-    assert (work / "f").stat().st_mtime > 6
-    os.utime(work / "f", (5, 6))
-    os.truncate(work / "f", 7)
-    assert (work / "f").stat().st_mtime > 6
-
-
-def test_attributes_are_kept_at_the_servers(work: Path, federation_mount: FederationMount) -> None:
-    (work / "f").write_bytes(b"content")
-    (work / "d").mkdir()
-    (work / "link").symlink_to("f")
-    for name in ("f", "d"):
-        os.chown(work / name, 1234, 4321)
-        os.chmod(work / name, 0o6751)
-        os.setxattr(work / name, "user.note", b"\0\xff%41\n")
-        os.utime(work / name, ns=(1, 2))
-    os.chown(work / "link", 7, 8, follow_symlinks=False)
-
-    def seen() -> list[tuple[int, ...]]:
-        found: list[tuple[int, ...]] = []
-        for name in ("f", "d", "link"):
-            s = (work / name).lstat()
-            found.append((s.st_mode, s.st_uid, s.st_gid, s.st_size * (name != "d"), s.st_mtime_ns))
-        return found
-
-    before = seen()
-    assert before[0] == (stat.S_IFREG | 0o6751, 1234, 4321, 7, 2)
-    assert before[1] == (stat.S_IFDIR | 0o6751, 1234, 4321, 0, 2)
-    assert before[2][:3] == (stat.S_IFLNK | 0o777, 7, 8)
-    federation_mount.umount()
-    federation_mount.mount()
-    assert seen() == before
-    assert os.readlink(work / "link") == "f"
-    assert os.getxattr(work / "f", "user.note") == b"\0\xff%41\n"
-    assert os.getxattr(work / "d", "user.note") == b"\0\xff%41\n"
-
-
-def test_modes(work: Path) -> None:
-    for mode in (0o600, 0o644, 0o664, 0o4755, 0o634, 0o1777, 0o600):
-        with open(work / "f", "wb"):
-            pass
-        os.chmod(work / "f", mode)
-        assert stat.S_IMODE((work / "f").stat().st_mode) == mode
-    mask = os.umask(0)
-    try:
-        os.close(os.open(work / "open", os.O_CREAT, 0o666))
-        os.mkdir(work / "d", 0o1777)
-    finally:
-        os.umask(mask)
-    assert stat.S_IMODE((work / "open").stat().st_mode) == 0o666
-    assert stat.S_IMODE((work / "d").stat().st_mode) == 0o1777
-
-
-def test_a_file_that_may_not_be_written_is_made_with_content(work: Path) -> None:
-    descriptor = os.open(work / "f", os.O_WRONLY | os.O_CREAT, 0o444)
-    os.write(descriptor, b"one ")
-    os.close(os.dup(descriptor))
-    os.write(descriptor, b"two")
-    os.close(descriptor)
-    assert (work / "f").read_bytes() == b"one two"
-
-
-def test_new_files_belong_to_who_makes_them(work: Path) -> None:
-    reachable(work)
-    work.chmod(0o777)
-    with _as_user(1000, 1000):
-        (work / "f").write_bytes(b"one")
-        (work / "f").write_bytes(b"two")
-        (work / "d").mkdir()
-        (work / "link").symlink_to("f")
-        with fails(errno.EPERM):
-            os.chown(work / "f", 0, 0)
-    for name in ("f", "d", "link"):
-        status = (work / name).lstat()
-        assert (status.st_uid, status.st_gid) == (1000, 1000)
-    os.chmod(work / "f", 0o600)
-    with _as_user(1001, 1001), fails(errno.EACCES):
-        (work / "f").read_bytes()
-    os.chown(work / "d", 5, 6)
-    os.chmod(work / "d", 0o2777)
-    with _as_user(1000, 1000):
-        (work / "d/f").touch()
-        (work / "d/e").mkdir()
-    assert (work / "d/f").stat().st_gid == 6
-    assert (work / "d/e").stat().st_gid == 6
-    assert (work / "d/e").stat().st_mode & stat.S_ISGID
-
-
-def test_symlinks(work: Path) -> None:
-    target = "../%41 \udcff/" + "x" * 200
-    os.symlink(target, work / "odd")
-    assert os.readlink(work / "odd") == target
-    assert (work / "odd").lstat().st_size == len(os.fsencode(target))
-    (work / "f").write_bytes(b"content")
-    (work / "link").symlink_to("f")
-    assert (work / "link").read_bytes() == b"content"
-    with fails(errno.EEXIST):
-        os.symlink("elsewhere", work / "link")
-    (work / "link").rename(work / "renamed")
-    assert os.readlink(work / "renamed") == "f"
-    with os.scandir(work) as entries:
-        kinds = {entry.name: entry.is_symlink() for entry in entries}
-    assert kinds == {"odd": True, "f": False, "renamed": True}
-    (work / "renamed").unlink()
-    assert (work / "f").exists()
-
-
-def test_extended_attributes(work: Path) -> None:
-    (work / "f").write_bytes(b"content")
-    os.setxattr(work / "f", "user.empty", b"")
-    os.setxattr(work / "f", "user.note", b"text")
-    os.setxattr(work / "f", "user.note", b"\xff\0 %41")
-    os.setxattr(work / "f", "user.ä\n", b"odd name")
-    assert sorted(os.listxattr(work / "f")) == ["user.empty", "user.note", "user.ä\n"]
-    assert os.getxattr(work / "f", "user.note") == b"\xff\0 %41"
-    assert os.getxattr(work / "f", "user.ä\n") == b"odd name"
-    assert os.getxattr(work / "f", "user.empty") == b""
-    os.removexattr(work / "f", "user.note")
-    with fails(errno.ENODATA):
-        os.getxattr(work / "f", "user.note")
-    with fails(errno.ENODATA):
-        os.removexattr(work / "f", "user.note")
-    with fails(errno.ENOTSUP):
-        os.setxattr(work / "f", "trusted.a", b"")
-    for name in ("user.xrootd.url", "user.mirrorfs.mode"):
-        with fails(errno.EPERM):
-            os.setxattr(work / "f", name, b"")
-    with fails(errno.ENODATA):
-        os.getxattr(work / "f", "user.mirrorfs.mode")
-    os.utime(work / "f", (5, 6))
-    assert sorted(os.listxattr(work / "f")) == ["user.empty", "user.ä\n"]
-
-
-def test_what_a_federation_cannot_hold(work: Path) -> None:
-    (work / "f").touch()
-    with fails(errno.EPERM):
-        os.link(work / "f", work / "g")
-    with fails(errno.EPERM):
-        os.mkfifo(work / "fifo")
-    for name in (b"what?", b"two\nlines", b"\xff"):
-        path = os.path.join(os.fsencode(work), name)
-        with fails(errno.ENOENT):
-            os.stat(path)
-        for make in (
-            lambda path: os.close(os.open(path, os.O_CREAT)),
-            os.mkdir,
-            lambda path: os.symlink("f", path),
-            lambda path: os.replace(work / "f", path),
-        ):
-            with fails(errno.EINVAL, errno.EILSEQ):
-                make(path)
-    with fails(errno.ENAMETOOLONG):
-        (work / ("x" * 255)).touch()
-    assert os.listdir(work) == ["f"]
