@@ -253,18 +253,13 @@ class Memory:
         else:
             self._keep(there)
             self._held(new, there, None)
-            if there.parent is not None:
-                there.parent.content = None
-                self._keep(there.parent)
+            self._doubt_beside(there)
         self._age(new.rpartition(b"/")[0])
         self.removed(old, now)
 
     def forget(self, path: bytes) -> None:
         """In doubt: know nothing of the path, what is below it, and the names beside it."""
-        node = self._replace(path)
-        if node.parent is not None:
-            node.parent.content = None
-            self._keep(node.parent)
+        self._doubt_beside(self._replace(path))
 
     # Within
 
@@ -326,6 +321,12 @@ class Memory:
             node.name = replace(name, at=None) if name.found is not None else None
         self._keep(node)
         return node
+
+    def _doubt_beside(self, node: _Node) -> None:
+        """Its directory is not known to be as listed."""
+        if node.parent is not None:
+            node.parent.content = None
+            self._keep(node.parent)
 
     # Changes and answers that cross
 
@@ -430,8 +431,7 @@ class Memory:
         """Take places out of the tree that nothing is known of."""
         while node.parent is not None and not node.children and node not in self._order:
             self._floor = max(self._floor, node.changed, node.moved)
-            if node.parent.children.get(node.key) is node:
-                del node.parent.children[node.key]
+            del node.parent.children[node.key]
             node = node.parent
 
 

@@ -108,6 +108,14 @@ def test_doubt_is_named() -> None:
     assert doubt.silent
 
 
+def test_silence_of_those_who_cannot_hold_it_is_harmless() -> None:
+    assert Silence({}, {}, 0.0).harmless(nobody)
+    silent = Silence({B: 3.0}, {C: LATE}, 9.0)
+    assert silent.harmless(everybody)
+    assert not silent.harmless(lambda server, lost_at: (server, lost_at) == (B, 3.0))
+    assert silent.harmless(lambda server, lost_at: (server, lost_at) in ((B, 3.0), (C, 9.0)))
+
+
 def test_one_copy() -> None:
     found = merge({B: stat()})
     assert (found.holders, found.current, found.contrary, found.differing) == (
