@@ -22,6 +22,13 @@ _PATIENCE_SECONDS: Final = 240.0
 
 _BEGIN: Final = """
 set -eu
+# What others have mounted must not be held here when they unmount it.
+findmnt --kernel --list --noheadings --output FSTYPE,SOURCE,TARGET |
+    while read type source target; do
+        case $type,$source in
+            fuse.*,* | *,/dev/loop*) umount --internal-only --lazy -- "$target" || : ;;
+        esac
+    done
 mount -t tmpfs tmpfs "$1"
 for top in /etc /usr /var /sbin; do
     [ ! -L "$top" ] || continue
