@@ -72,6 +72,12 @@ class FederationMount:
         ended, _, _ = select.select(self._pidfds[-1:], [], [], _PATIENCE_SECONDS)
         assert ended, "the daemon does not end"
 
+    def kill(self) -> None:
+        """kill -9 the daemon, and wait for its end; the dead mount stays."""
+        signal.pidfd_send_signal(self._pidfds[-1], signal.SIGKILL)
+        ended, _, _ = select.select(self._pidfds[-1:], [], [], _PATIENCE_SECONDS)
+        assert ended, "the daemon does not end"
+
     def clean_up(self) -> None:
         """Leave nothing: no daemon, no mount, nobody who waits for either."""
         for pid in self._daemons():
