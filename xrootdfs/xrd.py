@@ -37,6 +37,9 @@ _QUERY_CHECKSUM, _QUERY_SPACE, _QUERY_CONFIG = 3, 5, 7
 _MAKE_PATH = 1
 _OURS = "mirrorfs."
 _RETRY_SECONDS = 0.1
+_NO_RECOVERY = "?xrdcl.recover-reads=false&xrdcl.recover-writes=false"
+"""For the library only. It would open the name again, which may be another file by then. (Not by
+`set_property`, which takes a reference to True from the interpreter until there is none left.)"""
 
 
 class _Open(enum.IntFlag):
@@ -220,10 +223,8 @@ class Client:
         else:
             flags |= _Open.UPDATE if write else _Open.READ
         handle = binding.File()
-        for recovery in ("ReadRecovery", "WriteRecovery"):
-            handle.set_property(recovery, "false")  # it opens the name again: another file, perhaps
         arguments = {
-            "url": f"root://{server.address}/{text}",
+            "url": f"root://{server.address}/{text}{_NO_RECOVERY}",
             "flags": int(flags),
             "mode": (create or 0) & 0o777,
         }
