@@ -174,6 +174,9 @@ def _locations(place: str) -> list[str]:
     """Lines about one file. UnusableError."""
     try:
         if "://" in place:
+            from xrootdfs.mount import connect
+
+            connect()
             from xrootdfs.locating import locate as locate_url  # here: it loads the client library
 
             data = b"\n".join(locate_url(parse_url(place)))

@@ -1,9 +1,11 @@
 """Where the copies of one file are, asked without a mount.
 
-Importing it starts the client library.
+Importing it starts the client library. What is logged on the way is not shown: the error is.
 """
 
 from __future__ import annotations
+
+import logging
 
 import trio
 
@@ -19,6 +21,7 @@ from xrootdfs.xrd import Client
 
 def locate(place: Redirector) -> list[bytes]:
     """Lines about the file that a URL names, at all servers. OSError, UnusableError."""
+    logging.getLogger("xrootdfs").addHandler(logging.NullHandler())
     answer = trio.run(_locate, place)
     if isinstance(answer, CallError):
         raise answer
