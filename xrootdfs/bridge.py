@@ -177,6 +177,9 @@ class Bridge:
 
     async def _wait(self, call: _Call) -> tuple[Status, Any]:
         def abort(_: object) -> trio.lowlevel.Abort:
+            # After a long step of this thread the answer may be there, and only not delivered yet.
+            if any(answered is call for answered, _, _ in self._answers):
+                return trio.lowlevel.Abort.FAILED
             call.task = None
             return trio.lowlevel.Abort.SUCCEEDED
 

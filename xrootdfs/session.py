@@ -171,6 +171,7 @@ def _serving_options(mount: Mount) -> ServingOptions:
         placement=Placement(mount.placement),
         directories_everywhere=mount.directories == "all",
         emulate=mount.emulate == "on",
+        operation_seconds=mount.operation_deadline,
     )
 
 

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 REFRESH_SECONDS: Final = 60.0
 PROBE_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 5.0  # between two questions to redirectors after silences
+_FIRST_REFRESH_SECONDS: Final = 2.0  # doubled each time: servers may just be starting, as we are
 
 
 @dataclass(slots=True)
@@ -140,9 +141,11 @@ class Topology:
                 if member.health.state is not State.UP:
                     self._begin_probing(member.server.address)
             task_status.started()
+            pause = min(_FIRST_REFRESH_SECONDS, self._refresh_seconds)
             while True:
-                with trio.move_on_after(self._refresh_seconds):
+                with trio.move_on_after(pause):
                     await self._stale.wait()
+                pause = min(2 * pause, self._refresh_seconds)
                 self._stale = trio.Event()
                 with contextlib.suppress(CallError):
                     await self.discover()

@@ -148,6 +148,23 @@ async def test_a_wait_ends_at_its_deadline_and_the_late_answer_is_dropped(
     assert bridge.in_flight == 0
 
 
+async def test_an_answer_that_came_in_time_counts_though_this_thread_was_late(
+    library: Library, mock_clock: trio.testing.MockClock
+) -> None:
+    bridge = Bridge()
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await bridge.call("s", library.submit, 5.0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await submitted(library, 1)
+        library.answer(0, "in time")
+        mock_clock.jump(60.0)
+    assert answers == ["in time"]
+
+
 async def test_a_cancelled_wait_drops_its_answer(library: Library) -> None:
     bridge = Bridge()
     async with trio.open_nursery() as nursery:
