@@ -16,6 +16,7 @@ from typing import Final
 from xrootdfs import mountinfo
 from xrootdfs.errors import NotPermittedError, RefusedError, UnusableError
 from xrootdfs.mounted import find_daemon
+from xrootdfs.mountinfo import FILE_SYSTEM_TYPE
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -30,8 +31,15 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "xrootdfs") -
     `subtype`: see `find_daemon`.
     Raises UnusableError (no xrootdfs mount), RefusedError (busy), NotPermittedError.
     """
-    daemon = find_daemon(mountpoint, subtype)
     path = os.path.realpath(mountpoint)
+    try:
+        daemon = find_daemon(mountpoint, subtype)
+    except UnusableError:
+        entry = mountinfo.mounted_at(mountpoint)
+        if not lazy or entry is None or entry.type not in (f"fuse.{subtype}", FILE_SYSTEM_TYPE):
+            raise
+        detach(path, lazy=True)
+        return f"{mountpoint}: detached; its daemon did not answer"
     if daemon is None:
         detach(path, lazy=True)
         return f"{mountpoint}: dead mount removed"

@@ -211,6 +211,20 @@ def test_a_dead_mount_is_told_and_removed(federation: Federation, tmp_path: Path
         assert run("umount", "--dead", mount.mountpoint).returncode == OK
 
 
+def test_a_mount_whose_daemon_hangs_can_be_detached(federation: Federation, tmp_path: Path) -> None:
+    with mounted(federation, tmp_path / "mount") as mount:
+        told = json.loads(run("status", "--json", mount.mountpoint).stdout)
+        pidfd = os.pidfd_open(told["pid"])
+        os.kill(told["pid"], signal.SIGSTOP)
+        try:
+            done = run("umount", "-l", mount.mountpoint)
+            assert (done.returncode, "did not answer" in done.stdout) == (OK, True)
+            assert not os.path.ismount(mount.mountpoint)
+        finally:
+            os.kill(told["pid"], signal.SIGCONT)
+        _ended(pidfd)
+
+
 def test_how_a_mount_fares(tmp_path: Path) -> None:
     with Federation(servers=2) as federation, mounted(federation, tmp_path / "mount") as mount:
         done = run("status", mount.mountpoint)
