@@ -37,7 +37,7 @@ def check_mountpoint(path: str) -> None:
     entry = mountinfo.mounted_at(path)
     if entry is not None and mounted.is_ours(entry):
         try:
-            os.statvfs(path)  # the kernel may know the answer to a stat without the daemon
+            mounted.ask(path, mounted.DAEMON_ATTRIBUTE)
         except OSError as error:
             raise _unusable(error, path) from None
         raise RefusedError(f"mountpoint: {path}: xrootdfs is mounted there already")

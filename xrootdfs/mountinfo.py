@@ -54,9 +54,16 @@ def mounts() -> list[MountEntry]:
         return parse(stream.read())
 
 
+def resolved(path: str) -> str:
+    """The path without symlinks. A mountpoint itself is not looked at: what hangs would hang us."""
+    directory, name = os.path.split(os.path.abspath(path))
+    near = os.path.join(os.path.realpath(directory), name)
+    return near if any(entry.path == near for entry in mounts()) else os.path.realpath(path)
+
+
 def mounted_at(path: str) -> MountEntry | None:
     """The topmost mount with exactly that mountpoint."""
-    real = os.path.realpath(path)
+    real = resolved(path)
     return next((entry for entry in reversed(mounts()) if entry.path == real), None)
 
 

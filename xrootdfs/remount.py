@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from xrootdfs import mountinfo
 from xrootdfs.config import changed_option
 from xrootdfs.errors import NotPermittedError, RefusedError, UnusableError
 from xrootdfs.mounted import find_daemon
@@ -49,7 +50,7 @@ def remount(mountpoint: str, options: Mapping[str, Any]) -> None:
             f"{mountpoint}: remount: {changed} until it is unmounted: {', '.join(_FLAGS)} and their"
             " opposites may change"
         )
-    path = os.path.realpath(mountpoint)
+    path = mountinfo.resolved(mountpoint)
     switches = dict(options.get("kernel_options", {}))
     holding = os.statvfs(path).f_flag
     flags = _MS_REMOUNT

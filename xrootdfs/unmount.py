@@ -31,7 +31,7 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "xrootdfs") -
     `subtype`: see `find_daemon`.
     Raises UnusableError (no xrootdfs mount), RefusedError (busy), NotPermittedError.
     """
-    path = os.path.realpath(mountpoint)
+    path = mountinfo.resolved(mountpoint)
     try:
         daemon = find_daemon(mountpoint, subtype)
     except UnusableError:
