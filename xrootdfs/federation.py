@@ -7,6 +7,7 @@ tells it (`created`, `changed`, `removed`, `renamed`), before the job has its an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -106,7 +107,20 @@ class Federation:
         # A server that was asked already, and stayed silent, is not waited for a second time.
         asking = await self._ask_until_found(path, tuple(s for s in asked if s not in answers))
         answers |= asking.answers
-        return self._conclude(path, answers, asking.pending, lost, moment, strict=False)
+        found = self._conclude(path, answers, asking.pending, lost, moment, strict=False)
+        learned_at = self.memory.learned_at(path)
+        if asking.pending and learned_at is not None:
+
+            async def hear_out() -> None:
+                """Whoever changes it next need not ask again who else has it."""
+                await asking.finished.wait()
+                if self.memory.learned_at(path) == learned_at:  # nobody has asked meanwhile
+                    with contextlib.suppress(CallError):
+                        heard = answers | asking.answers
+                        self._conclude(path, heard, (), lost, moment, strict=False, at=learned_at)
+
+            self._nursery.start_soon(hear_out)
+        return found
 
     async def find_everywhere(self, path: bytes) -> Found:
         """The same, but every server is heard: for changes, which concern all copies.
@@ -258,11 +272,13 @@ class Federation:
         moment: Moment,
         *,
         strict: bool,
+        at: float | None = None,
     ) -> Found:
-        """What the answers mean. `pending` were not waited for; `lost` were down when the others
-        were asked, and have not been heard even if they are back now. `strict`: doubt is an error.
+        """What the answers mean, which count from now on, or from `at`. `pending` were not waited
+        for; `lost` were down when the others were asked, and have not been heard even if they are
+        back now. `strict`: doubt is an error.
         """
-        now = trio.current_time()
+        now = trio.current_time() if at is None else at
         silent = namespace.silence(answers, lost, now)
         found = namespace.merge_stats(answers)
         excluded = self._excluded(path)
@@ -272,11 +288,12 @@ class Federation:
                 whole = not silent.passed_over(self.degraded)
                 self.memory.learn_absent(path, now, moment, whole=whole)
             raise error
+        failure = _failure(answers)
         if strict:
-            failure = _failure(answers) or silent.doubt(self.degraded, excluded)
-            if failure is not None:
-                raise failure
-        whole = not pending and silent.harmless(excluded)
+            doubt = failure or silent.doubt(self.degraded, excluded)
+            if doubt is not None:
+                raise doubt
+        whole = not pending and failure is None and silent.harmless(excluded)
         self.memory.learn(path, found, now, moment, whole=whole)
         return found
 

@@ -127,6 +127,11 @@ class Memory:
             return ()
         return name.found.holders if self._located(name, now) else ()
 
+    def learned_at(self, path: bytes) -> float | None:
+        """When the attributes were learned; None if they are not known."""
+        name = self._known(path)
+        return name.at if name is not None else None
+
     def whole(self, path: bytes, now: float) -> bool:
         """Are those all the holders?"""
         name = self._known(path)

@@ -1,14 +1,16 @@
-"""What the tree says while servers come and go between a question and its answers."""
+"""What the tree says while servers come and go, or are late, between a question and its answers."""
 
 from __future__ import annotations
 
 import errno
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.federation import Federation
@@ -89,3 +91,80 @@ async def test_also_in_listings(federation: Federation, client: TwoServers) -> N
     listing = await federation.list(b"/directory")
     assert list(listing.entries) == [b"name"]
     assert listing.silent == (B,)
+
+
+class LateServers(TwoServers):
+    """A client of A, which answers at once, and B, which answers when it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = trio.Event()
+        self.b_says: Stat | CallError = MISSING
+        self.asked: list[Server] = []
+
+    async def stat(self, server: Server, path: bytes) -> Stat:
+        self.asked.append(server)
+        await trio.lowlevel.checkpoint()
+        if server == A:
+            return FILE
+        await self.let.wait()
+        if isinstance(self.b_says, CallError):
+            raise self.b_says
+        return self.b_says
+
+
+@pytest.fixture
+def late() -> LateServers:
+    return LateServers()
+
+
+@pytest.fixture
+async def slow(late: LateServers) -> AsyncIterator[Federation]:
+    topology = Topology(cast(Client, late), [Redirector("root", "r:1094", b"/")])
+    await topology.discover()
+    async with trio.open_nursery() as nursery:
+        yield Federation(cast(Client, late), topology, nursery)
+        late.let.set()
+
+
+async def test_who_answers_late_is_heard_all_the_same(slow: Federation, late: LateServers) -> None:
+    assert (await slow.find(b"name")).holders == (A,)
+    late.let.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (await slow.find_everywhere(b"name")).holders == (A,)
+    assert late.asked == [A, B] or late.asked == [B, A]
+
+
+async def test_a_newer_copy_that_is_told_of_late_counts(
+    slow: Federation, late: LateServers
+) -> None:
+    late.b_says = replace(FILE, mtime=1, size=7)
+    assert (await slow.find(b"name")).stat.size == FILE.size
+    late.let.set()
+    await trio.testing.wait_all_tasks_blocked()
+    found = await slow.find(b"name")
+    assert (found.stat.size, found.holders) == (7, (B, A))
+
+
+async def test_what_was_changed_meanwhile_is_not_learned_from_late_answers(
+    slow: Federation, late: LateServers
+) -> None:
+    await slow.find(b"name")
+    slow.changed(b"name")
+    late.let.set()
+    await trio.testing.wait_all_tasks_blocked()
+    await slow.find_everywhere(b"name")
+    assert len(late.asked) == 4
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+async def test_a_server_that_cannot_tell_leaves_doubt(
+    slow: Federation, late: LateServers, code: int
+) -> None:
+    late.b_says = CallError(code, "its disk", Origin.ANSWERED)
+    late.let.set()
+    assert (await slow.find(b"name")).holders == (A,)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(CallError) as failed:
+        await slow.find_everywhere(b"name")
+    assert failed.value.errno == code
