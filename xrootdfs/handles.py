@@ -147,3 +147,5 @@ class ServerFile:
             await opened.close()
         except CallError as error:
             _log.debug("close at %s: %s", self.server, error)
+        except Exception as error:  # noqa: BLE001 - it must not end the mount
+            _log.error("close at %s: internal error", self.server, exc_info=error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, TypeVar
@@ -23,6 +24,8 @@ from xrootdfs.reader import Reader
 from xrootdfs.values import Server, Stat
 from xrootdfs.writer import Writer
 from xrootdfs.xrd import Client, File
+
+_log = logging.getLogger(__name__)
 
 _R = TypeVar("_R")
 
@@ -392,4 +395,10 @@ class OpenFiles:
             await trio.sleep(SETTLE_SECONDS)
             for file in list(self._files.values()):
                 if file.writer.changed:
-                    self._nursery.start_soon(file.settle)
+                    self._nursery.start_soon(self._settle_quietly, file)
+
+    async def _settle_quietly(self, file: OpenFile) -> None:
+        try:
+            await file.settle()
+        except Exception as error:  # noqa: BLE001 - it must not end the mount
+            _log.error("settle: internal error", exc_info=error)

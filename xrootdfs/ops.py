@@ -77,8 +77,11 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """The kernel dropped references."""
-        for number, count in inode_list:
-            self._table.forget(number, count)
+        try:
+            for number, count in inode_list:
+                self._table.forget(number, count)
+        except Exception as error:  # noqa: BLE001 - no request may end the mount
+            self.failure("forget", error)
 
     # -- making ----------------------------------------------------------------------------------
 

@@ -150,6 +150,8 @@ class Serving(pyfuse3.Operations):
                     await self._federation.space()  # placement goes by it
                 except CallError as error:
                     _log.debug("space: %s", error.reason)
+                except Exception as error:  # noqa: BLE001 - it must not end the mount
+                    self.failure("space", error)
                 await trio.sleep(_SPACE_SECONDS)
 
     async def close(self) -> None:
