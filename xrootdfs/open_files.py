@@ -20,7 +20,7 @@ from xrootdfs.attributes import Attributes
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.handles import ServerFile
 from xrootdfs.inodes import Node
-from xrootdfs.reader import Reader
+from xrootdfs.reader import Reader, Room
 from xrootdfs.values import Server, Stat
 from xrootdfs.writer import Writer
 from xrootdfs.xrd import Client, File
@@ -74,7 +74,9 @@ class OpenFile:
         nursery: trio.Nursery,
         copies: Iterable[ServerFile],
         on_settled: Callable[[Node], None],
+        room: Room,
     ) -> None:
+        self._room = room
         self.node = node
         self._on_settled = on_settled
         self.copies = list(copies)
@@ -110,7 +112,7 @@ class OpenFile:
 
     def join(self, *, writable: bool, append: bool) -> Handle:
         """One more handle."""
-        reader = Reader(self._nursery, self.fetch, lambda: self.size)
+        reader = Reader(self._nursery, self.fetch, lambda: self.size, self._room)
         handle = Handle(self, reader, writable=writable, append=append)
         self.handles.add(handle)
         return handle
@@ -310,6 +312,7 @@ class OpenFiles:
         is_down: Callable[[Server], bool],
     ) -> None:
         self._is_down = is_down
+        self._room = Room()
         self._on_settled = on_settled
         self._client = client
         self._nursery = nursery
@@ -337,7 +340,7 @@ class OpenFiles:
         fresh = file is None
         if file is None:
             copies = [self.copy(node, server) for server in holders]
-            file = self._files[node] = OpenFile(node, self._nursery, copies, self._on_settled)
+            file = self._files[node] = self._file(node, copies)
         handle = file.join(writable=writable, append=append)
         node.handles += 1
         try:
@@ -352,9 +355,12 @@ class OpenFiles:
             raise
         return handle
 
+    def _file(self, node: Node, copies: Iterable[ServerFile]) -> OpenFile:
+        return OpenFile(node, self._nursery, copies, self._on_settled, self._room)
+
     def created(self, node: Node, copy: ServerFile, *, append: bool) -> Handle:
         """A handle on a file that was just made, and is open, at one server."""
-        file = self._files[node] = OpenFile(node, self._nursery, [copy], self._on_settled)
+        file = self._files[node] = self._file(node, [copy])
         node.handles += 1
         return file.join(writable=True, append=append)
 
@@ -362,6 +368,7 @@ class OpenFiles:
         """One handle less; the last one closes the file. Errors have been told by flush, or are
         raised here, where nobody hears them but the log."""
         file = handle.file
+        handle.reader.forget()
         file.handles.discard(handle)
         file.node.handles -= 1
         if file.handles:

@@ -2,7 +2,7 @@
 
 One reader serves one handle. A read that does not follow the last one asks for its bytes and no
 more. What was fetched is dropped when it lies behind, when reading goes elsewhere, and by `forget`
-when the file changes.
+when the file changes or is closed. All readers together hold only so much (`Room`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ _REACH_BYTES: Final = 1 << 20
 """The kernel's own read-ahead asks for several ranges at once, and they come in any order."""
 
 
+ROOM_BLOCKS: Final = 64
+
+
+class Room:
+    """How many blocks all readers of a mount may still fetch ahead."""
+
+    def __init__(self, blocks: int = ROOM_BLOCKS) -> None:
+        self.free = blocks
+
+
 class _Block:
     """A block being fetched, or fetched."""
 
@@ -41,6 +51,7 @@ class Reader:
         nursery: where blocks are fetched.
         fetch: bytes of a range, fewer only at the end of the file.
         size: of the file now.
+        room: shared by all readers. What a job waits for is fetched whether there is room or not.
     """
 
     def __init__(
@@ -48,7 +59,9 @@ class Reader:
         nursery: trio.Nursery,
         fetch: Callable[[int, int], Awaitable[bytes]],
         size: Callable[[], int],
+        room: Room,
     ) -> None:
+        self._room = room
         self._nursery = nursery
         self._fetch = fetch
         self._size = size
@@ -60,6 +73,7 @@ class Reader:
 
     def forget(self) -> None:
         """The file changed: what was fetched, or is being fetched, is not to be used."""
+        self._room.free += len(self._blocks)
         self._blocks.clear()
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -73,7 +87,7 @@ class Reader:
         self._begun = True
         self._expected = offset + size
         self._last, self._window = self._expected // BLOCK_BYTES, _WINDOW_FIRST
-        self._blocks.clear()
+        self.forget()
         return await self._fetch(offset, size)
 
     async def _from_blocks(self, offset: int, size: int) -> bytes:
@@ -81,11 +95,7 @@ class Reader:
         self._fetch_ahead(first, last)
         parts = []
         for number in range(first, last + 1):
-            block = self._blocks.get(number) or self._begin(number)
-            await block.ready.wait()
-            if block.error is not None:
-                self._blocks.pop(number, None)
-                raise OSError(block.error.errno, block.error.strerror)
+            block = await self._block(number)
             start = max(offset - number * BLOCK_BYTES, 0)
             end = offset + size - number * BLOCK_BYTES
             parts.append(block.data[start:end])
@@ -93,20 +103,37 @@ class Reader:
                 break  # the end of the file
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def _block(self, number: int) -> _Block:
+        """A block; one that could not be fetched ahead is asked for again."""
+        block = self._blocks.get(number)
+        if block is None or block.error is not None:
+            self._drop(number)
+            block = self._begin(number)
+        await block.ready.wait()
+        if block.error is not None:
+            self._drop(number)
+            raise OSError(block.error.errno, block.error.strerror)
+        return block
+
+    def _drop(self, number: int) -> None:
+        if self._blocks.pop(number, None) is not None:
+            self._room.free += 1
+
     def _fetch_ahead(self, first: int, last: int) -> None:
         """Have the blocks that are wanted and a window of those that follow."""
         end = (self._size() + BLOCK_BYTES - 1) // BLOCK_BYTES
         behind = first - _REACH_BYTES // BLOCK_BYTES
         for number in [number for number in self._blocks if number < behind]:
-            del self._blocks[number]
+            self._drop(number)
         if last > self._last:
             self._last = last
             self._window = min(2 * self._window, WINDOW_MAX)
         for number in range(first, min(last + self._window, end - 1) + 1):
-            if number not in self._blocks:
+            if number not in self._blocks and (number <= last or self._room.free > 0):
                 self._begin(number)
 
     def _begin(self, number: int) -> _Block:
+        self._room.free -= 1
         block = self._blocks[number] = _Block()
         self._nursery.start_soon(self._fill, number, block)
         return block

@@ -8,7 +8,7 @@ import random
 import pytest
 import trio
 
-from xrootdfs.reader import BLOCK_BYTES, WINDOW_MAX, Reader
+from xrootdfs.reader import BLOCK_BYTES, ROOM_BLOCKS, WINDOW_MAX, Reader, Room
 
 
 class Served:
@@ -18,6 +18,7 @@ class Served:
         self.content = random.Random(1).randbytes(size)
         self.requests: list[tuple[int, int]] = []
         self.error: Exception | None = None
+        self.room = Room()
 
     async def fetch(self, offset: int, size: int) -> bytes:
         self.requests.append((offset, size))
@@ -28,7 +29,7 @@ class Served:
         return data
 
     def reader(self, nursery: trio.Nursery) -> Reader:
-        return Reader(nursery, self.fetch, lambda: len(self.content))
+        return Reader(nursery, self.fetch, lambda: len(self.content), self.room)
 
 
 async def test_sequential_reading_is_done_ahead_in_large_requests(nursery: trio.Nursery) -> None:
@@ -96,7 +97,7 @@ async def test_a_file_that_is_shorter_than_was_known(nursery: trio.Nursery) -> N
     await reader.read(0, 10)
     size = len(served.content)
     served.content = served.content[: BLOCK_BYTES + 5]
-    reader = Reader(nursery, served.fetch, lambda: size)
+    reader = Reader(nursery, served.fetch, lambda: size, served.room)
     await reader.read(BLOCK_BYTES - 20, 10)
     assert await reader.read(BLOCK_BYTES - 10, 3 * BLOCK_BYTES) == served.content[-15:]
 
@@ -117,3 +118,33 @@ async def test_errors_are_told_and_asked_again(
     caplog.clear()
     served.error = None
     assert await reader.read(10, 10) == served.content[10:20]
+
+
+async def test_what_could_not_be_fetched_ahead_is_asked_for_again(nursery: trio.Nursery) -> None:
+    served = Served(6 * BLOCK_BYTES)
+    reader = served.reader(nursery)
+    await reader.read(0, 10)
+    await reader.read(10, 10)
+    reader.forget()
+    served.error = OSError(errno.EHOSTUNREACH, "gone for a while")
+    with pytest.raises(OSError, match="gone"):
+        await reader.read(20, 10)
+    await trio.testing.wait_all_tasks_blocked()
+    served.error = None
+    asked = len(served.requests)
+    assert await reader.read(BLOCK_BYTES, 10) == served.content[BLOCK_BYTES : BLOCK_BYTES + 10]
+    assert len(served.requests) > asked
+
+
+async def test_all_readers_together_hold_so_much(nursery: trio.Nursery) -> None:
+    served = Served(12 * BLOCK_BYTES)
+    readers = [served.reader(nursery) for _ in range(2 * ROOM_BLOCKS)]
+    for offset in range(0, 4 * BLOCK_BYTES, BLOCK_BYTES // 2):
+        for reader in readers:
+            data = await reader.read(offset, BLOCK_BYTES // 2)
+            assert data == served.content[offset : offset + len(data)]
+    await trio.testing.wait_all_tasks_blocked()
+    assert -3 * len(readers) <= served.room.free <= 0  # what each reads at the moment
+    for reader in readers:
+        reader.forget()
+    assert served.room.free == ROOM_BLOCKS
