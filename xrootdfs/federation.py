@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 REPLICA_SECONDS: Final = 0.005
 """How long the other servers are waited for after one said that it has a name."""
+JUST_NOW_SECONDS: Final = 0.05
+"""An answer no older than this is as good as one to a question asked now."""
 SPACE_SECONDS: Final = 10.0
 
 
@@ -146,6 +148,16 @@ class Federation:
                 return False
             raise
         return True
+
+    def absent_just_now(self, path: bytes) -> bool:
+        """Have the servers just said that nobody has it? The kernel asks before it creates."""
+        now = trio.current_time()
+        learned_at = self.memory.learned_at(path)
+        return (
+            learned_at is not None
+            and now - learned_at <= JUST_NOW_SECONDS
+            and self.memory.absent(path, now)
+        )
 
     async def list(self, path: bytes, *, fresh: bool = False) -> Listing:
         """A directory, merged, with what every server says of the entries.

@@ -111,7 +111,7 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
         self, directory: Node, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         path = self._path_in(directory, name)
-        if flags & os.O_EXCL and await self._exists(path, fresh=True):
+        if flags & os.O_EXCL and await self._exists_now(path):
             raise FUSEError(errno.EEXIST)
         kept = await self._new(directory, modes.S_IMODE(mode), ctx)
         node = self._meet_new(directory, name, is_directory=False)
@@ -155,7 +155,7 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
             raise FUSEError(errno.EPERM)
         async with self._moving.making(directory):
             path = self._path_in(directory, name)
-            if await self._exists(path, fresh=True):
+            if await self._exists_now(path):
                 raise FUSEError(errno.EEXIST)
             kept = await self._new(directory, 0o777, ctx, link=target)
             node = self._meet_new(directory, name, is_directory=False)
@@ -225,9 +225,11 @@ class Operations(AttributeRequests, ContentRequests, DirectoryRequests):
         node.lookups += 1
         return self._entry(node, attributes)
 
-    async def _exists(self, path: bytes, *, fresh: bool) -> bool:
+    async def _exists_now(self, path: bytes) -> bool:
+        if self._federation.absent_just_now(path):
+            return False
         try:
-            await self._federation.find(path, fresh=fresh)
+            await self._federation.find(path, fresh=True)
         except CallError as error:
             if error.errno == errno.ENOENT:
                 return False

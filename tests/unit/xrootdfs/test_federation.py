@@ -99,18 +99,19 @@ class LateServers(TwoServers):
     def __init__(self) -> None:
         super().__init__()
         self.let = trio.Event()
+        self.a_says: Stat | CallError = FILE
         self.b_says: Stat | CallError = MISSING
         self.asked: list[Server] = []
 
     async def stat(self, server: Server, path: bytes) -> Stat:
         self.asked.append(server)
         await trio.lowlevel.checkpoint()
-        if server == A:
-            return FILE
-        await self.let.wait()
-        if isinstance(self.b_says, CallError):
-            raise self.b_says
-        return self.b_says
+        if server == B:
+            await self.let.wait()
+        said = self.a_says if server == A else self.b_says
+        if isinstance(said, CallError):
+            raise said
+        return said
 
 
 @pytest.fixture
@@ -168,3 +169,19 @@ async def test_a_server_that_cannot_tell_leaves_doubt(
     with pytest.raises(CallError) as failed:
         await slow.find_everywhere(b"name")
     assert failed.value.errno == code
+
+
+async def test_absence_is_news_for_a_moment(
+    slow: Federation, late: LateServers, autojump_clock: trio.testing.MockClock
+) -> None:
+    late.let.set()
+    late.a_says = MISSING
+    assert not slow.absent_just_now(b"name")
+    with pytest.raises(CallError):
+        await slow.find(b"name")
+    assert slow.absent_just_now(b"name")
+    await trio.sleep(0.1)
+    assert not slow.absent_just_now(b"name")
+    late.a_says = FILE
+    await slow.find(b"name", fresh=True)
+    assert not slow.absent_just_now(b"name")
