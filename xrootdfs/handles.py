@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import trio
 
@@ -19,6 +20,10 @@ from xrootdfs.values import Server, Stat
 from xrootdfs.xrd import Client, File
 
 _log = logging.getLogger(__name__)
+
+_MAKING_SECONDS: Final = 1.0
+"""Whoever is making a file has made it by then."""
+_AGAIN_SECONDS: Final = 0.02
 
 
 class _Opened:
@@ -77,9 +82,27 @@ class ServerFile:
     async def create(self, mode: int) -> None:
         """Make it. EEXIST if it is there."""
         async with self._changing:
-            await self._open(
-                lambda path: self._client.open(self.server, path, create=mode), writable=True
-            )
+            await self._open(lambda path: self._create(path, mode), writable=True)
+
+    async def _create(self, path: bytes, mode: int) -> File:
+        """One of several clients makes the file. EBUSY says that the name is open: somebody is
+        making it, or has made it, or goes on using a file of that name that was removed."""
+        end = trio.current_time() + _MAKING_SECONDS
+        while True:
+            force = trio.current_time() >= end
+            try:
+                return await self._client.open(self.server, path, create=mode, force=force)
+            except CallError as error:
+                if error.errno != errno.EBUSY or force:
+                    raise
+            try:
+                await self._client.stat(self.server, path)
+            except CallError as error:
+                if not error.missing:
+                    raise
+            else:
+                raise CallError(errno.EEXIST, "another client made it", Origin.ANSWERED)
+            await trio.sleep(_AGAIN_SECONDS)
 
     @contextlib.asynccontextmanager
     async def using(self, *, write: bool = False) -> AsyncIterator[File]:

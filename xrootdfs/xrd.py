@@ -45,9 +45,9 @@ _NO_RECOVERY = "?xrdcl.recover-reads=false&xrdcl.recover-writes=false"
 class _Open(enum.IntFlag):
     """Flags of an open request.
 
-    Always with FORCE: without it a server refuses to open for writing what anybody reads, and for
-    reading what anybody writes; and it goes by the name, so that a new file cannot be written while
-    a removed one of the same name is open. Jobs expect none of this.
+    FORCE: without it a server refuses to open for writing what anybody reads, and for reading what
+    anybody writes, which jobs do not expect. It refuses by the name: to make a file, too, while a
+    removed one of that name is open. But of two that make a file with FORCE both may succeed.
     """
 
     FORCE = 0x4
@@ -80,6 +80,40 @@ class Client:
         """What is there. CallError, here and below; ENOENT, ENOTDIR if nothing is."""
         text = _text(server, path)
         return stat_of(await self._call(server, "stat", {"path": text}))
+
+    def stat_soon(
+        self, server: Server, path: bytes, take: Callable[[Stat | CallError], None]
+    ) -> Callable[[], None] | None:
+        """The same without a task of one's own: `take` is given the answer, in trio's thread.
+
+        What is returned ends the wait now: `take` is told that the server is late. None, and nothing
+        is asked, if too much is in flight.
+        """
+        address = server.address
+        submit = _submission(self._file_system(address).stat, {"path": _text(server, path)})
+
+        def answered(status: Status, response: Any) -> None:
+            if status["ok"]:
+                self.watch(address, None)
+                take(stat_of(response))
+                return
+            error = error_of(status)
+            if error.origin is not Origin.LOCAL:
+                self.watch(address, error if error.silent else None)
+            take(error)
+
+        drop = self.bridge.post(address, submit, self.metadata_seconds, answered)
+        if drop is None:
+            return None
+
+        def give_up() -> None:
+            drop()
+            reason = f"{address}: no answer in {self.metadata_seconds:g} s"
+            error = CallError(errno.ETIMEDOUT, reason, Origin.LATE)
+            self.watch(address, error)
+            take(error)
+
+        return give_up
 
     async def list_directory(self, server: Server, path: bytes) -> dict[bytes, Stat]:
         """Names in a directory, with what each is. EILSEQ if one of them is not UTF-8."""
@@ -208,14 +242,16 @@ class Client:
         write: bool = False,
         create: int | None = None,
         keep_on_close: bool = False,
+        force: bool = True,
     ) -> File:
         """Open a file for reading, or for both.
 
         `create`: permission bits of a file to be made; EEXIST if there is one; directories above
-        it are made. `keep_on_close`: the new file goes if we die before closing it.
+        it are made. `keep_on_close`: the new file goes if we die before closing it. `force`: do not
+        mind who has the name open (else EBUSY); without it only one of several makes the file.
         """
         text = _text(server, path)
-        flags = _Open.FORCE
+        flags = _Open.FORCE if force else _Open(0)
         if create is not None:
             flags |= _Open.NEW | _Open.UPDATE | _Open.MAKE_PATH
             if keep_on_close:

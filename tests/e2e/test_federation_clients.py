@@ -84,12 +84,12 @@ def test_a_name_is_made_once(both: tuple[Path, Path]) -> None:
     with ThreadPoolExecutor(8) as pool:
         jobs = [
             pool.submit(create, directory, number)
-            for number in range(50)
+            for number in range(150)
             for directory in (*both, *both)
         ]
         made = [sum(job.result() for job in jobs[at : at + 4]) for at in range(0, len(jobs), 4)]
-    assert made == [1] * 50
-    assert sorted(os.listdir(both[0]), key=int) == [str(number) for number in range(50)]
+    assert made == [1] * 150
+    assert sorted(os.listdir(both[0]), key=int) == [str(number) for number in range(150)]
 
 
 def test_a_name_is_at_one_server_whoever_makes_it(
