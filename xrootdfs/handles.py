@@ -21,7 +21,7 @@ from xrootdfs.xrd import Client, File
 
 _log = logging.getLogger(__name__)
 
-_MAKING_SECONDS: Final = 1.0
+_MAKING_SECONDS: Final = 0.25
 """Whoever is making a file has made it by then."""
 _AGAIN_SECONDS: Final = 0.02
 
