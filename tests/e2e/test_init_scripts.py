@@ -258,6 +258,17 @@ def test_what_is_not_done(machine: Machine, name: str) -> None:
         assert f"\n# {key}:" in header.stdout
 
 
+def test_scripts_can_be_enabled(machine: Machine) -> None:
+    names = ("xrootdfs", "mirrorfs", "replicator")
+    for name in names:
+        machine.run("update-rc.d", name, "defaults", check=True)
+    links = machine.run("sh", "-c", "cd /etc/rc2.d && ls", check=True).stdout.split()
+    started = [link.lstrip("S0123456789") for link in links if link.startswith("S")]
+    assert set(names) <= set(started)
+    for name in names:
+        machine.run("update-rc.d", name, "remove", check=True)
+
+
 @pytest.mark.parametrize("name", ["mirrorfs", "replicator"])
 def test_with_nothing_configured(machine: Machine, name: str) -> None:
     script = Script(machine, name)

@@ -106,6 +106,14 @@ def test_without_any_environment(tree: Tree) -> None:
     assert said(tree.machine.run("/sbin/umount.mirrorfs", tree.dir, env={})) == QUIET
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_with_closed_streams(tree: Tree, closed: str) -> None:
+    options = f"journal={tree.journal}"
+    script = f'mount -t mirrorfs "$1" "$2" -o {options} {closed} && umount "$2" {closed}'
+    assert tree.machine.run("sh", "-c", script, "sh", tree.source, tree.dir).returncode == 0
+    assert tree.ended_cleanly()
+
+
 @pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONHOME"])
 def test_with_the_environment_of_somebody_elses_python(tree: Tree, variable: str) -> None:
     env = {"PATH": "/usr/bin:/bin", variable: "/nowhere", "LC_ALL": "C", "TMPDIR": "/nowhere"}
@@ -293,6 +301,13 @@ def test_umount_of_a_mount_in_use(tree: Tree) -> None:
     assert done.returncode == 32
     assert done.stderr.startswith(f"mirrorfs: {tree.dir}: in use: ")
     assert tree.findmnt() is None
+
+
+def test_umount_as_systemd_calls_it(tree: Tree) -> None:
+    options = ("-o", f"journal={tree.journal}")
+    tree.machine.run(MIRRORFS, "mount", tree.source, tree.dir, *options, check=True)
+    assert said(tree.machine.run("umount", tree.dir, "-c")) == QUIET
+    assert tree.ended_cleanly()
 
 
 def test_umount_by_force_and_internally(tree: Tree) -> None:
