@@ -36,7 +36,7 @@ _CONVERSION_ERRORS: Final = (UnicodeError, TypeError, SystemError, ValueError, O
 class _Call:
     """One request: who waits for it, until nobody does."""
 
-    __slots__ = ("late", "lost_at", "server", "task")
+    __slots__ = ("deliver", "late", "lost_at", "server", "task")
 
     def __init__(
         self, server: str, lost_at: float, late: Callable[[Status, Any], None] | None
@@ -44,6 +44,7 @@ class _Call:
         self.server = server
         self.lost_at = lost_at
         self.late = late
+        self.deliver: Callable[[Status, Any], None] | None = None
         self.task: trio.lowlevel.Task | None = None
 
 
@@ -106,6 +107,32 @@ class Bridge:
             raise CallError(errno.ETIMEDOUT, f"{server}: too much in flight", Origin.LOCAL)
         raise CallError(errno.ETIMEDOUT, f"{server}: no answer in {seconds:g} s", Origin.LATE)
 
+    def post(
+        self, server: str, submit: Submit, seconds: float, deliver: Callable[[Status, Any], None]
+    ) -> Callable[[], None] | None:
+        """Submit a request and go on; None, and nothing is done, if there is no room now.
+
+        `deliver` is given the answer in trio's thread, at once if the request is refused; the
+        library gives up soon after `seconds`. What is returned drops the answer. CallError.
+        """
+        if self._full(server):
+            return None
+        call = self._begin(server, seconds, None)
+        call.deliver = deliver
+        try:
+            status = submit(self._callback(call), _whole(seconds))
+        except _CONVERSION_ERRORS as error:
+            self._end(call)
+            raise _not_sent(error) from None
+        if not status["ok"]:
+            self._end(call)
+            deliver(status, None)
+
+        def drop() -> None:
+            call.deliver = None
+
+        return drop
+
     async def call_in_thread(
         self, server: str, work: Callable[[int], tuple[Status, Any]], seconds: float
     ) -> Any:
@@ -140,11 +167,14 @@ class Bridge:
 
     # What is in flight
 
-    async def _wait_for_room(self, server: str) -> None:
-        while (
+    def _full(self, server: str) -> bool:
+        return (
             len(self._in_flight) >= self._in_flight_max
             or self._by_server[server] >= self._per_server_max
-        ):
+        )
+
+    async def _wait_for_room(self, server: str) -> None:
+        while self._full(server):
             if not self._give_up_lost():
                 await self._free.park()
 
@@ -207,6 +237,8 @@ class Bridge:
             if call.task is not None:
                 task, call.task = call.task, None
                 trio.lowlevel.reschedule(task, outcome.Value((status, response)))
+            elif call.deliver is not None:
+                call.deliver(status, response)
             elif call.late is not None:
                 call.late(status, response)
 

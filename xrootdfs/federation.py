@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final, TypeVar
@@ -41,6 +42,7 @@ class _Asking:
     def __init__(self, servers: Iterable[Server]) -> None:
         self.answers: dict[Server, Stat | CallError] = {}
         self.pending = set(servers)
+        self.give_up: dict[Server, Callable[[], None]] = {}
         self.found = trio.Event()
         self.finished = trio.Event()
         if not self.pending:
@@ -49,6 +51,7 @@ class _Asking:
 
     def take(self, server: Server, answer: Stat | CallError) -> None:
         """The answer of one of them."""
+        self.give_up.pop(server, None)
         self.answers[server] = answer
         self.pending.discard(server)
         if isinstance(answer, Stat):
@@ -56,6 +59,15 @@ class _Asking:
         if not self.pending:
             self.found.set()
             self.finished.set()
+
+    async def wait(self, event: trio.Event, seconds: float) -> None:
+        """Until then; who has not answered after so long does not."""
+        with trio.move_on_after(seconds):
+            await event.wait()
+            return
+        for give_up in list(self.give_up.values()):
+            give_up()
+        await event.wait()  # for those who are asked otherwise, and have a deadline of their own
 
 
 class Federation:
@@ -115,7 +127,7 @@ class Federation:
 
             async def hear_out() -> None:
                 """Whoever changes it next need not ask again who else has it."""
-                await asking.finished.wait()
+                await asking.wait(asking.finished, 2 * self.client.metadata_seconds)
                 if self.memory.learned_at(path) == learned_at:  # nobody has asked meanwhile
                     with contextlib.suppress(CallError):
                         heard = answers | asking.answers
@@ -136,7 +148,7 @@ class Federation:
         moment = self.memory.moment()
         lost = self.topology.lost()
         asking = self._ask_stats(path, self.topology.asked)
-        await asking.finished.wait()
+        await asking.wait(asking.finished, self.client.metadata_seconds)
         return self._conclude(path, asking.answers, asking.pending, lost, moment, strict=True)
 
     async def exists(self, path: bytes) -> bool:
@@ -252,14 +264,14 @@ class Federation:
     async def _ask_until_found(self, path: bytes, servers: tuple[Server, ...]) -> _Asking:
         """Until one has it, and the others had a moment to say so too; or until all answered."""
         asking = self._ask_stats(path, servers)
-        await asking.found.wait()
+        await asking.wait(asking.found, self.client.metadata_seconds)
         if asking.pending:
             with trio.move_on_after(REPLICA_SECONDS):
                 await asking.finished.wait()
         return asking
 
     def _ask_stats(self, path: bytes, servers: tuple[Server, ...]) -> _Asking:
-        """Ask; the answers are waited for by tasks of the mount, not of the request."""
+        """Ask. The answers come whether or not the request still waits for them."""
         asking = _Asking(servers)
 
         async def one(server: Server) -> None:
@@ -271,8 +283,20 @@ class Federation:
                 _log.error("stat at %s: %r", server, error, exc_info=True)
                 asking.take(server, CallError(errno.EIO, repr(error), Origin.LOCAL))
 
+        def take(server: Server, answer: Stat | CallError) -> None:
+            if isinstance(answer, CallError) and not answer.silent and answer.errno == errno.EAGAIN:
+                self._nursery.start_soon(
+                    one, server
+                )  # it has no time: ask again, within a deadline
+            else:
+                asking.take(server, answer)
+
         for server in servers:
-            self._nursery.start_soon(one, server)
+            give_up = self.client.stat_soon(server, path, functools.partial(take, server))
+            if give_up is None:
+                self._nursery.start_soon(one, server)
+            elif server in asking.pending:
+                asking.give_up[server] = give_up
         return asking
 
     def _conclude(

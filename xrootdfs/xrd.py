@@ -86,8 +86,8 @@ class Client:
     ) -> Callable[[], None] | None:
         """The same without a task of one's own: `take` is given the answer, in trio's thread.
 
-        What is returned ends the wait now: `take` is told that the server is late. None, and nothing
-        is asked, if too much is in flight.
+        What is returned ends the wait now: `take` is told that the server is late. None, and
+        nothing is asked, if too much is in flight.
         """
         address = server.address
         submit = _submission(self._file_system(address).stat, {"path": _text(server, path)})

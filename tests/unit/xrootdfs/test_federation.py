@@ -32,6 +32,10 @@ class TwoServers:
         self.watch: Callable[[str, CallError | None], None] = lambda address, error: None
         self.meanwhile: Callable[[], None] = lambda: None
         self.held_by_a: set[bytes] = set()
+        self.metadata_seconds = 5.0
+
+    def stat_soon(self, *_: object) -> None:
+        """There is no room: `stat` is to be called."""
 
     async def discover(self, _redirector: Redirector) -> list[Server]:
         return [A, B]
