@@ -237,6 +237,43 @@ def test_answers_after_the_end_are_nobodys(library: Library) -> None:
     library.answer(0, "nobody listens")
 
 
+# Without waiting
+
+
+async def test_what_is_posted_is_delivered(library: Library) -> None:
+    bridge = Bridge(per_server_max=2)
+    delivered: list[Any] = []
+
+    def deliver(status: Status, response: Any) -> None:
+        delivered.append((status["ok"], response))
+
+    drop = bridge.post("s", library.submit, 5.0, deliver)
+    dropped = bridge.post("s", library.submit, 5.0, deliver)
+    assert drop is not None
+    assert dropped is not None
+    assert bridge.post("s", library.submit, 5.0, deliver) is None  # no room
+    dropped()
+    library.answer(1, "dropped")
+    library.answer(0, "there")
+    await trio.testing.wait_all_tasks_blocked()
+    assert delivered == [(True, "there")]
+    assert bridge.in_flight == 0
+    bridge.post("s", lambda _callback, _timeout: REFUSED, 5.0, deliver)
+    assert delivered[-1] == (False, None)
+    assert bridge.in_flight == 0
+
+
+async def test_what_cannot_be_posted_is_an_error() -> None:
+    def submit(*_: object) -> Status:
+        raise TypeError("no")
+
+    bridge = Bridge()
+    with pytest.raises(CallError) as caught:
+        bridge.post("s", submit, 5.0, lambda _status, _response: None)
+    assert caught.value.errno == errno.EINVAL
+    assert bridge.in_flight == 0
+
+
 # In threads
 
 

@@ -16,7 +16,7 @@ from tests.support.federation import Federation
 from xrootdfs.bridge import Bridge
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.names import Redirector, normal_address, parse_url
-from xrootdfs.values import Kind, Server
+from xrootdfs.values import Kind, Server, Stat
 from xrootdfs.xrd import Client, space_of, stat_of
 
 pytestmark = pytest.mark.xrootd
@@ -307,6 +307,45 @@ async def test_a_server_that_hangs_is_left_at_the_deadline_and_its_files_are_clo
             await trio.lowlevel.checkpoint()
     assert await file.read(0, 1) == b"x"
     await file.close()
+
+
+async def test_asking_without_waiting(federation: Federation) -> None:
+    client = Client(Bridge(per_server_max=1), metadata_seconds=1.0)
+    server = Server(federation.servers[0].address)
+    federation.servers[0].put("soon", b"x")
+    heard: list[CallError | None] = []
+    client.watch = lambda _address, error: heard.append(error)
+    answers: list[Stat | CallError] = []
+    come = trio.Event()
+
+    def take(answer: Stat | CallError) -> None:
+        answers.append(answer)
+        come.set()
+
+    assert client.stat_soon(server, b"soon", take) is not None
+    assert client.stat_soon(server, b"soon", take) is None  # too much in flight
+    await come.wait()
+    assert isinstance(answers[0], Stat)
+    come = trio.Event()
+    assert client.stat_soon(server, b"none", take) is not None
+    await come.wait()
+    assert isinstance(answers[1], CallError)
+    assert answers[1].missing
+    assert heard == [None, None]
+    give_up = client.stat_soon(server, b"soon", take)
+    assert give_up is not None
+    give_up()
+    assert isinstance(answers[2], CallError)
+    assert answers[2].origin is Origin.LATE
+    assert heard[2] is answers[2]
+    with pytest.raises(CallError):
+        client.stat_soon(server, b"a?b", take)
+    client.stat_soon(Server("127.0.0.1:1"), b"x", take)
+    with trio.fail_after(30.0):
+        while len(answers) < 4:
+            await trio.lowlevel.checkpoint()
+    assert isinstance(answers[3], CallError)
+    assert answers[3].silent
 
 
 def test_servers_that_tell_no_mode() -> None:
