@@ -49,9 +49,15 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -
 
 
 def remove_dead(mountpoint: str, *, subtype: str = "mirrorfs") -> str | None:
-    """Take a dead mount away, and say so; a live one, or none, is let be. NotPermittedError."""
+    """Take a dead mount away, and say so; a live one, and what others mounted, is let be.
+
+    NotPermittedError.
+    """
     _check_permission()
-    if mountinfo.mounted_at(mountpoint) is None or find_daemon(mountpoint, subtype) is not None:
+    entry = mountinfo.mounted_at(mountpoint)
+    if entry is None or not (entry.ours or entry.type == f"fuse.{subtype}"):
+        return None
+    if find_daemon(mountpoint, subtype) is not None:
         return None
     return unmount(mountpoint, subtype=subtype)
 

@@ -169,6 +169,26 @@ def test_start_after_a_crash(mirrorfs: Script, volumes: list[Volume]) -> None:
     assert mirrorfs("stop", "prod")[0] == 0
 
 
+def test_over_a_file_system_of_its_own(mirrorfs: Script, volumes: list[Volume]) -> None:
+    """The source is where another file system is mounted: that one is let be."""
+    prod = volumes[1]
+    machine = mirrorfs.machine
+    machine.run("mount", "-t", "tmpfs", "beneath", prod.source, check=True)
+    try:
+        assert mirrorfs("stop", "prod") == (0, "mirrorfs: prod: not mounted\n", "")
+        assert mirrorfs("start", "prod") == (0, "mirrorfs: prod: mounted\n", "")
+        kill(machine, prod)
+        assert mirrorfs("restart", "prod")[0] == 0
+        assert mirrorfs("status", "prod")[0] == 0
+        assert mirrorfs("stop", "prod") == (0, "mirrorfs: prod: unmounted\n", "")
+        columns = ("--noheadings", "--output", "SOURCE")
+        left = machine.run("findmnt", "--kernel", *columns, "--mountpoint", prod.source).stdout
+        assert left == "beneath\n"
+    finally:
+        mirrorfs("stop", "prod")
+        machine.run("umount", prod.source, check=True)
+
+
 def test_only_what_runs_is_restarted(
     mirrorfs: Script, replicator: Script, volumes: list[Volume]
 ) -> None:

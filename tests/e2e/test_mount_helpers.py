@@ -184,6 +184,19 @@ def test_mount_all(tree: Tree) -> None:
     assert tree.findmnt() is None
 
 
+def test_mount_all_over_a_file_system_of_its_own(tree: Tree) -> None:
+    line = f"{tree.source} {tree.source} mirrorfs journal={tree.journal} 0 0\n"
+    tree.machine.write("/etc/fstab", f"beneath {tree.source} tmpfs defaults 0 0\n{line}")
+    for _ in range(2):
+        assert said(tree.machine.run("mount", "-a")) == QUIET
+    tree.machine.write(f"{tree.source}/file", "recorded")
+    assert said(tree.machine.run("umount", tree.source)) == QUIET
+    assert tree.ended_cleanly()
+    assert tree.machine.run("cat", f"{tree.source}/file").stdout == "recorded"
+    assert said(tree.machine.run("umount", tree.source)) == QUIET
+    assert (tree.source / "file").read_text() == "as it was"
+
+
 def test_mount_all_where_one_cannot_be_mounted(tree: Tree) -> None:
     good = f"{tree.source} {tree.dir} mirrorfs journal={tree.journal} 0 0\n"
     missing = f"{tree.source}/missing {tree.dir} mirrorfs journal={tree.journal} 0 0\n"
