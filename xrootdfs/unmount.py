@@ -59,8 +59,11 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "xrootdfs") -
 
 
 def remove_dead(mountpoint: str, *, subtype: str = "xrootdfs") -> str | None:
-    """Take a dead mount away, and say so; a live one, or none, is let be."""
-    if mountinfo.mounted_at(mountpoint) is None or find_daemon(mountpoint, subtype) is not None:
+    """Take a dead mount away, and say so; a live one, and what others mounted, is let be."""
+    entry = mountinfo.mounted_at(mountpoint)
+    if entry is None or not (entry.ours or entry.type == f"fuse.{subtype}"):
+        return None
+    if find_daemon(mountpoint, subtype) is not None:
         return None
     return unmount(mountpoint, subtype=subtype)
 
