@@ -107,8 +107,9 @@ class ServerFile:
     @contextlib.asynccontextmanager
     async def using(self, *, write: bool = False) -> AsyncIterator[File]:
         """The open file, for one call. A silent server's is not used again, and one that is known
-        to be down is not waited for."""
-        if self._is_down(self.server):
+        to be down is not waited for; except to write: what a job has written is not given up while
+        there is time."""
+        if not write and self._is_down(self.server):
             raise CallError(errno.EHOSTUNREACH, f"{self.server} is down", Origin.UNREACHABLE)
         while (opened := self._opened) is None or (write and not opened.writable):
             await self.open(write=write)
