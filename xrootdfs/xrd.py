@@ -16,10 +16,11 @@ from typing import Any, Final, TypeAlias
 import trio
 from pyxrootd import client as binding
 
+from xrootdfs.answers import space_of, stat_of
 from xrootdfs.bridge import Bridge, Callback, Status, Submit
 from xrootdfs.errors import CallError, Origin, error_of
 from xrootdfs.names import Redirector, check_path, join, normal_address
-from xrootdfs.values import Kind, Server, Space, Stat
+from xrootdfs.values import Server, Space, Stat
 
 Watch: TypeAlias = Callable[[str, CallError | None], None]
 """Told the outcome of every call: address, and the error if the server stayed silent."""
@@ -31,8 +32,6 @@ WRITE_BYTES_MAX: Final = 8 << 20
 
 _LIST_PLAIN, _LIST_WITH_STAT = 0, 1
 _INVALID_RESPONSE = 303
-_IS_DIRECTORY, _IS_OTHER, _IS_PENDING = 2, 4, 64
-_IS_READABLE, _IS_WRITABLE, _IS_EXECUTABLE = 16, 32, 1
 _QUERY_CHECKSUM, _QUERY_SPACE, _QUERY_CONFIG = 3, 5, 7
 _MAKE_PATH = 1
 _OURS = "mirrorfs."
@@ -423,46 +422,6 @@ class File:
         return await client._call_handle(
             self.server.address, function, arguments, client.data_seconds
         )
-
-
-def stat_of(told: Mapping[str, Any]) -> Stat:
-    """A stat as the binding gives it. Servers before version 5 tell neither mode nor owner."""
-    flags = told["flags"]
-    kind = Kind.FILE
-    if flags & _IS_DIRECTORY:
-        kind = Kind.DIRECTORY
-    elif flags & _IS_OTHER:
-        kind = Kind.OTHER
-    extended = told.get("extended", False)
-    return Stat(
-        kind=kind,
-        size=told["size"],
-        mode=int(told["mode"], 8) if extended else _mode_of(flags),
-        mtime=told["modtime"],
-        ctime=told["ctime"] if extended else told["modtime"],
-        atime=told["atime"] if extended else told["modtime"],
-        owner=told["owner"] if extended else "",
-        group=told["group"] if extended else "",
-        pending=bool(flags & _IS_PENDING),
-        id=told["id"],
-    )
-
-
-def _mode_of(flags: int) -> int:
-    mode = 0o444 if flags & _IS_READABLE else 0
-    mode |= 0o200 if flags & _IS_WRITABLE else 0
-    return mode | (0o111 if flags & _IS_EXECUTABLE or flags & _IS_DIRECTORY else 0)
-
-
-def space_of(data: bytes) -> Space:
-    """The answer to a query for space: `oss.space=…&oss.free=…&…`."""
-    items = dict(
-        item.split("=", 1) for item in data.rstrip(b"\0").decode().split("&") if "=" in item
-    )
-    try:
-        return Space(total=int(items["oss.space"]), free=int(items["oss.free"]))
-    except (KeyError, ValueError):
-        raise CallError(errno.EIO, f"space: {data!r}", Origin.ANSWERED) from None
 
 
 def _submission(function: Callable[..., Status], arguments: Mapping[str, Any]) -> Submit:

@@ -17,7 +17,7 @@ from xrootdfs.bridge import Bridge
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.names import Redirector, normal_address, parse_url
 from xrootdfs.values import Kind, Server, Stat
-from xrootdfs.xrd import Client, space_of, stat_of
+from xrootdfs.xrd import Client
 
 pytestmark = pytest.mark.xrootd
 federation = support.federation
@@ -346,18 +346,3 @@ async def test_asking_without_waiting(federation: Federation) -> None:
             await trio.lowlevel.checkpoint()
     assert isinstance(answers[3], CallError)
     assert answers[3].silent
-
-
-def test_servers_that_tell_no_mode() -> None:
-    told = {"id": "1", "size": 5, "flags": 16 | 32, "modtime": 7, "extended": False}
-    stat = stat_of(told)
-    assert (stat.kind, stat.mode, stat.mtime, stat.ctime) == (Kind.FILE, 0o644, 7, 7)
-    assert stat_of({**told, "flags": 2 | 16}).mode == 0o555
-    assert stat_of({**told, "flags": 4}).kind is Kind.OTHER
-
-
-def test_space_that_is_none() -> None:
-    assert space_of(b"oss.space=10&oss.free=4&x\0").free == 4
-    for data in (b"", b"oss.space=a&oss.free=1"):
-        with pytest.raises(CallError):
-            space_of(data)
