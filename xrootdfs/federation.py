@@ -20,6 +20,7 @@ from xrootdfs import namespace
 from xrootdfs.breaker import State
 from xrootdfs.errors import CallError, Origin
 from xrootdfs.memory import Lifetimes, Memory, Moment
+from xrootdfs.names import join
 from xrootdfs.namespace import Degraded, Excluded
 from xrootdfs.topology import Topology
 from xrootdfs.values import Found, Listing, Server, Space, Stat
@@ -34,6 +35,7 @@ REPLICA_SECONDS: Final = 0.005
 JUST_NOW_SECONDS: Final = 0.05
 """An answer no older than this is as good as one to a question asked now."""
 SPACE_SECONDS: Final = 10.0
+_REPORTED_MAX: Final = 1000
 
 
 class _Asking:
@@ -87,6 +89,7 @@ class Federation:
         self.degraded = degraded or Degraded()
         self.memory = Memory(lifetimes)
         self._nursery = nursery
+        self._reported: set[bytes] = set()
         self._space: tuple[float, Space] | None = None
         self.spaces: Mapping[Server, Space] = {}  # each server's, when last asked
 
@@ -189,6 +192,9 @@ class Federation:
         now = trio.current_time()
         silent = namespace.silence(answers, lost, now)
         listing = namespace.merge_listings(answers, silent, self.degraded, self._excluded(path))
+        for name, found in listing.entries.items():
+            if found.differing:
+                self._report(join(path, name), found)
         if listing.complete:
             self.memory.learn_listing(path, listing, now, moment)
         return listing
@@ -329,9 +335,22 @@ class Federation:
             doubt = failure or silent.doubt(self.degraded, excluded)
             if doubt is not None:
                 raise doubt
+        self._report(path, found)
         whole = not pending and failure is None and silent.harmless(excluded)
         self.memory.learn(path, found, now, moment, whole=whole)
         return found
+
+    def _report(self, path: bytes, found: Found) -> None:
+        """Say once that copies differ: a lost server may have come back with what was made anew."""
+        if found.differing and path not in self._reported and len(self._reported) < _REPORTED_MAX:
+            self._reported.add(path)
+            others = {*found.holders, *found.contrary} - {found.holders[0]}
+            _log.warning(
+                "%s: copies differ; that of %s is served, not those of %s",
+                path.decode(errors="backslashreplace"),
+                found.holders[0],
+                ", ".join(sorted(map(str, others - set(found.current)))),
+            )
 
     def _excluded(self, path: bytes) -> Excluded:
         return lambda server, lost_at: self.memory.excludes(path, server, lost_at)

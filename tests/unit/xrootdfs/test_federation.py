@@ -16,7 +16,7 @@ from xrootdfs.errors import CallError, Origin
 from xrootdfs.federation import Federation
 from xrootdfs.names import Redirector
 from xrootdfs.topology import Topology
-from xrootdfs.values import Kind, Server, Stat
+from xrootdfs.values import Found, Kind, Server, Stat
 from xrootdfs.xrd import Client
 
 A, B = Server("a:1094"), Server("b:1094")
@@ -141,7 +141,7 @@ async def test_who_answers_late_is_heard_all_the_same(slow: Federation, late: La
 
 
 async def test_a_newer_copy_that_is_told_of_late_counts(
-    slow: Federation, late: LateServers
+    slow: Federation, late: LateServers, caplog: pytest.LogCaptureFixture
 ) -> None:
     late.b_says = replace(FILE, mtime=1, size=7)
     assert (await slow.find(b"name")).stat.size == FILE.size
@@ -189,3 +189,14 @@ async def test_absence_is_news_for_a_moment(
     late.a_says = FILE
     await slow.find(b"name", fresh=True)
     assert not slow.absent_just_now(b"name")
+
+
+async def test_copies_that_differ_are_told_of_once(
+    federation: Federation, client: TwoServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Found(FILE, (A, B), (A,))
+    for _ in range(2):
+        federation._report(b"twice", found)
+    federation._report(b"equal", Found(FILE, (A, B), (A, B)))
+    said = [r.getMessage() for r in caplog.records if r.name == "xrootdfs.federation"]
+    assert said == ["twice: copies differ; that of a:1094 is served, not those of b:1094"]
