@@ -19,6 +19,7 @@ runs a command beside a federation, with FEDERATION_URL and FEDERATION_DATA in i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pwd
 import shutil
@@ -44,10 +45,12 @@ from tests.support.federation_node import (
     executable,
 )
 from tests.support.guard import Guard
+from tests.support.loopback import HOST
 
 _USER: Final = "daemon"
-_PATIENCE_SECONDS: Final = 30.0
+_PATIENCE_SECONDS: Final = 60.0
 _CURE_SECONDS: Final = 3.0
+_FORGETS_SECONDS: Final = 15.0
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
@@ -72,6 +75,18 @@ class Cluster:
             if complete and server.address not in known:
                 return server
         return None
+
+    def await_forgotten(self) -> None:
+        """Until the redirector knows no server without its port.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        deadline = time.monotonic() + _FORGETS_SECONDS
+        while HOST in xroot_protocol.known_servers(self.redirector.port):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 class Federation:
@@ -240,16 +255,16 @@ class Federation:
 
     def _cure(self) -> None:
         """Let a server that is missing log in anew: when several log in at the same moment, cmsd
-        5.5 at times rejects one, which tries again only after ten seconds, and at times takes one
-        that has come back without its port, for good."""
+        5.5 at times rejects one, which tries again only after ten seconds; and at times it knows
+        one that has come back without its port, until it has forgotten it."""
         for cluster in self.clusters:
-            try:
-                missing = cluster.missing()
-            except OSError:
-                continue
-            if missing is not None:
-                missing.stop()
-                missing.start()
+            with contextlib.suppress(OSError):
+                if (missing := cluster.missing()) is not None:
+                    missing.stop()
+                    try:
+                        cluster.await_forgotten()
+                    finally:
+                        missing.start()
 
     def _logs(self) -> str:
         parts = []
