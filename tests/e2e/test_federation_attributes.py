@@ -8,14 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.federated_work import acting_as, fails
 from tests.support.federated_work import work as work
+from tests.support.federation import Federation
 from tests.support.federation import federation as federation
-from tests.support.federation_mounts import FederationMount
+from tests.support.federation_mounts import FederationMount, mounted
 from tests.support.federation_mounts import federation_mount as federation_mount
 from tests.support.overlay import reachable
 
@@ -205,3 +207,26 @@ def test_what_a_federation_cannot_hold(work: Path) -> None:
     with fails(errno.ENAMETOOLONG):
         (work / ("x" * 255)).touch()
     assert os.listdir(work) == ["f"]
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(federation: Federation, tmp_path: Path) -> None:
+    """What servers have themselves can be set; the rest is refused, and nothing is made."""
+    with mounted(federation, tmp_path / "plain", "emulate=off", "uid=7", "gid=8") as mount:
+        file = mount.mountpoint / "plain"
+        file.write_bytes(b"content")
+        file.chmod(0o640)
+        status = file.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (7, 8, 0o640)
+        refusals: list[Callable[[], object]] = [
+            lambda: file.chmod(0o4755),
+            lambda: os.chown(file, 1, 1),
+            lambda: os.utime(file, (5, 6)),
+            lambda: (mount.mountpoint / "link").symlink_to("plain"),
+        ]
+        for refused in refusals:
+            with fails(errno.EPERM):
+                refused()
+        assert file.stat().st_mode & 0o7777 == 0o640
+        assert os.listdir(mount.mountpoint) == ["plain"]
+        os.setxattr(file, "user.note", b"a user's own are")
+        file.unlink()
