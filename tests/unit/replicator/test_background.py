@@ -30,13 +30,10 @@ def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
     """Log and pid file; no child is left."""
     made = Surroundings(str(tmp_path / "log"), str(tmp_path / "pid"))
     yield made
-    with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):
-        os.kill(pid_in(made), signal.SIGKILL)
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+    with contextlib.suppress(ValueError, FileNotFoundError, ProcessLookupError):
+        pid = pid_in(made)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def pid_in(surroundings: Surroundings) -> int:
@@ -104,18 +101,14 @@ def test_a_fault_is_told_with_its_trace(
 
 
 def test_a_fault_later_is_in_the_log(surroundings: Surroundings) -> None:
-    reading, writing = os.pipe()
-    os.set_inheritable(reading, True)
-
     def fail_later(ready: Ready) -> int:
-        ready()
+        wait_for_sigterm(ready)
         raise KeyError("fault")
 
     start(surroundings, fail_later)
-    os.close(reading)
-    os.close(writing)
-    pid, status = os.waitpid(-1, 0)
-    assert (pid > 0, os.waitstatus_to_exitcode(status)) == (True, 70)
+    pid = pid_in(surroundings)
+    os.kill(pid, signal.SIGTERM)
+    assert end(pid) == 70
     said = Path(surroundings.log).read_text()
     assert "CRITICAL ended by KeyError('fault')" in said
     assert "Traceback" in said
