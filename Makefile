@@ -3,6 +3,7 @@
 # make check    a minute: format, lint, types, imports, unit tests
 # make torture  long campaigns with random seeds
 # make bench    measure beside peers: see benchmarks/README.md
+# make install  [PREFIX=/usr/local] [DESTDIR=DIR], make uninstall: see mount-scripts/install.mk
 # Each does the set-up it needs first; the second time that takes no time.
 
 VENV := $(CURDIR)/.venv
@@ -38,11 +39,14 @@ torture: setup
 	@echo "CAMPAIGN=long SEED=$(SEED)"
 	@$(AS_ROOT) CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore python -m pytest --timeout=0 -s $(ARGS)
 
+bench: EXTRA_PACKAGES := xrootd-fuse
 bench: setup
-	@for each in engine lag burst; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
+	@for each in engine lag burst federation; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
 
 setup:
-	@.ci/setup "$(VENV)"
+	@.ci/setup "$(VENV)" $(EXTRA_PACKAGES)
+
+include mount-scripts/install.mk
 
 clean:
 	@rm -rf "$(VENV)" .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

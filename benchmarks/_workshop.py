@@ -21,6 +21,8 @@ from types import FrameType
 
 PATIENCE_SECONDS = 600.0
 _SETTLE_SECONDS = 2.0
+# Not by PATH, where another program of this name stands before it: ours.
+_PEER_XROOTDFS = "/usr/bin/xrootdfs"
 
 
 class BenchmarkError(Exception):
@@ -65,6 +67,7 @@ class Workshop:
     def __init__(self, base: Path, interrupts: _Interrupts) -> None:
         self.base = base
         self._held = interrupts.held
+        self._mountpoints = 0
         self._stack = ExitStack()
         self._stack.callback(self._remove)
 
@@ -85,6 +88,51 @@ class Workshop:
         """mirrorfs, with its journal."""
         mount = ("mirrorfs", "mount", source, mountpoint, "-o", f"journal={journal}")
         return self._mounted(mountpoint, mount, "mirrorfs", "umount")
+
+    @contextmanager
+    def xrootdfs(self, url: str) -> Iterator[Path]:
+        """A federation; where it is mounted."""
+        mountpoint = self._mountpoint()
+        mount = ("xrootdfs", "mount", f"{url}//", mountpoint)
+        with self._mounted(mountpoint, mount, "xrootdfs", "umount"):
+            yield mountpoint
+
+    @contextmanager
+    def peer_xrootdfs(self, url: str) -> Iterator[Path]:
+        """A federation, by Debian's C++ program; where it is mounted. In the foreground, so that
+        it can be ended even if it answers nobody any more."""
+        mountpoint = self._mountpoint()
+        words = (_PEER_XROOTDFS, mountpoint, "-f", "-o", f"rdr={url}//,uid=daemon")
+        with ExitStack() as stack:
+            with self._held():
+                stack.callback(self._unmount, mountpoint, ("umount",))
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                stack.callback(_end, process)
+            while not _mounts_below(mountpoint):
+                if process.poll() is not None:
+                    raise BenchmarkError(f"{_PEER_XROOTDFS}: ended with {process.returncode}")
+                time.sleep(0.01)
+            yield mountpoint
+
+    @staticmethod
+    def has_peer_xrootdfs() -> bool:
+        """Whether Debian's program is installed."""
+        return os.access(_PEER_XROOTDFS, os.X_OK)
+
+    def _mountpoint(self) -> Path:
+        self._mountpoints += 1
+        return self.directory(f"mount-{self._mountpoints}")
+
+    def abandon(self, process: subprocess.Popen[bytes]) -> None:
+        """A process that may wait in a dead mount: it ends at the latest when that is unmounted."""
+        process.kill()
+        self._stack.callback(process.wait)
 
     @contextmanager
     def _mounted(

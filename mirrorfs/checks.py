@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from mirrorfs import mountinfo
+from mirrorfs import mounted, mountinfo
 from mirrorfs.config import Volume
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
 
@@ -36,11 +36,12 @@ def check_places(volume: Volume) -> None:
     """Source, mountpoint and journal, each and together. UnusableError, RefusedError."""
     source, mountpoint = volume.source, volume.mountpoint or volume.source
     entry = mountinfo.mounted_at(mountpoint)
-    if entry is not None and entry.ours:
+    if entry is not None and mounted.is_ours(entry):
         _check_alive(mountpoint, "mountpoint")
         raise RefusedError(f"mountpoint: {mountpoint}: mirrorfs is mounted there already")
     root = _check_directory(source, "source")
-    within = next((e for e in mountinfo.mounts() if e.ours and e.device == root.st_dev), None)
+    same = (entry for entry in mountinfo.mounts() if entry.device == root.st_dev)
+    within = next(filter(mounted.is_ours, same), None)
     if within is not None:
         raise RefusedError(
             f"source: {source}: inside the mirrorfs mount {within.path}: name a tree outside"

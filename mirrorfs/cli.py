@@ -29,7 +29,9 @@ from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunn
 from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
 from mirrorfs.journal.record import Kind, Record, SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
-from mirrorfs.unmount import find_daemon, unmount
+from mirrorfs.mounted import find_daemon, is_ours
+from mirrorfs.remount import remount
+from mirrorfs.unmount import remove_dead, unmount
 
 EXIT_USAGE: Final = 64
 STATUS_OK, STATUS_WARNING, STATUS_CRITICAL = 0, 1, 2
@@ -91,8 +93,13 @@ def cli() -> None:
 @click.argument("mountpoint", required=False)
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT...]", help="See above.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to the terminal.")
+@click.option("-s", "--sloppy", is_flag=True, help="Pass over options that are not known.")
 def mount(
-    source: str | None, mountpoint: str | None, options: tuple[str, ...], foreground: bool
+    source: str | None,
+    mountpoint: str | None,
+    options: tuple[str, ...],
+    foreground: bool,
+    sloppy: bool,
 ) -> None:
     """Mount SOURCE at MOUNTPOINT (which may be SOURCE itself) and journal every
     change made through it.
@@ -113,11 +120,19 @@ def mount(
       io=inline|threads         threads: for a source on a network (inline)
       job_variables=A:B         environment variables that hold a job id
       writers=one               the only choice of this version
+      fsname=NAME               what findmnt and df call the source (its path)
+      subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)
       ro,nosuid,nodev,noexec    as in mount(8)
+      remount                   change these for a mount that is there
     """
     if (source is None) != (mountpoint is None):
         raise UsageError("MOUNTPOINT: missing: SOURCE and MOUNTPOINT, or -o volume=FILE")
-    volume = read_volume(source, mountpoint, read_options(options))
+    wanted = read_options(options, sloppy=sloppy)
+    if "remount" in wanted:
+        where = mountpoint or read_volume(None, None, {"volume": wanted.get("volume")}).mountpoint
+        remount(where or "", wanted)
+        return
+    volume = read_volume(source, mountpoint, wanted)
     from mirrorfs.mount import mount as mount_volume  # here: it loads the engine, others need not
 
     mount_volume(volume, foreground=foreground)
@@ -126,20 +141,32 @@ def mount(
 @cli.command()
 @click.argument("mountpoint")
 @click.option("-l", "--lazy", is_flag=True, help="Detach it even if it is in use.")
-def umount(mountpoint: str, lazy: bool) -> None:
-    """Unmount MOUNTPOINT and wait until its journal is complete.
+@click.option("--dead", is_flag=True, help="Only remove it if it is dead, left by a crash.")
+def umount(mountpoint: str, lazy: bool, dead: bool) -> None:
+    """Unmount MOUNTPOINT and wait until its journal is complete. A volume file
+    stands for its mountpoint.
 
     A mount in use is refused, unless -l is given; then mirrorfs goes on until
     the last user has gone. A dead mount, left by a crash, is removed.
     """
-    print(unmount(mountpoint, lazy=lazy))
+    subtype = "mirrorfs"
+    if os.path.isfile(mountpoint):
+        volume = read_volume(None, None, {"volume": mountpoint})
+        mountpoint, subtype = volume.mountpoint or volume.source, volume.subtype
+    if dead:
+        said = remove_dead(mountpoint, subtype=subtype)
+    else:
+        said = unmount(mountpoint, lazy=lazy, subtype=subtype)
+    if said:
+        print(said)
 
 
 @cli.command(short_help="Say how a mount, or the writer of a journal, fares.")
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(directory: str, as_json: bool) -> int:
-    """Say how the mirrorfs of DIR fares: a journal directory or a mountpoint.
+    """Say how the mirrorfs of DIR fares: a journal directory, a mountpoint, or a
+    volume file.
 
     Exit code 0: it runs; 1: it runs degraded, changes go without records;
     2: it does not run.
@@ -167,14 +194,16 @@ def status(directory: str, as_json: bool) -> int:
     return STATUS_OK if told.degraded is None else STATUS_WARNING
 
 
-def _journal_of(directory: str) -> str:
-    """The journal directory meant: that one, or that of the mirrorfs mounted there."""
-    entry = mountinfo.mounted_at(directory)
-    if entry is None or not entry.ours:
-        return directory
-    daemon = find_daemon(directory)
+def _journal_of(named: str) -> str:
+    """The journal directory meant: that one, or that of a volume file or of what is mounted."""
+    if os.path.isfile(named):
+        return read_volume(None, None, {"volume": named}).journal
+    entry = mountinfo.mounted_at(named)
+    if entry is None or not is_ours(entry):
+        return named
+    daemon = find_daemon(named)
     if daemon is None:
-        raise UnusableError(f"{directory}: a dead mount: run 'mirrorfs umount {directory}' first")
+        raise UnusableError(f"{named}: a dead mount: run 'mirrorfs umount {named}' first")
     return str(daemon["journal"])
 
 

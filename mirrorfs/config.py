@@ -28,6 +28,9 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
         job_variables: environment variables that hold a batch job's id.
+        fsname: what findmnt and df call the source; the source's path if empty.
+        subtype: the type is shown as `fuse.` and this.
+        kernel_options: what the kernel does for the mount: "ro", "nosuid" and the like.
     """
 
     name: str = ""
@@ -49,15 +52,39 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "JOB_ID",
         "OAR_JOB_ID",
     )
+    fsname: str = ""
+    subtype: str = "mirrorfs"
     kernel_options: tuple[str, ...] = ()
 
 
-_IGNORED: Final = frozenset({"auto", "defaults", "nofail", "noauto", "rw", "_netdev"})
-"""What mount(8) and fstab may pass along."""
+_PASSED_OVER: Final = frozenset(
+    {
+        *("defaults", "auto", "noauto", "nofail", "_netdev", "comment", "helper", "uhelper"),
+        *("user", "users", "owner", "group", "nouser", "nousers", "noowner", "nogroup"),
+        *("loud", "silent", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime"),
+        *("allow_other", "default_permissions", "user_id", "group_id", "max_read"),
+    }
+)
+"""What mount(8), fstab(5) and systemd pass along, for themselves or for disks; and, in the last
+line, what is so with every mount of ours. They may have a value."""
 
-_KERNEL: Final = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime", "sync", "dirsync"})
+_KERNEL: Final = frozenset(
+    {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
+)
 """What the kernel does for the mount."""
 
+_OPPOSITES: Final = {
+    "rw": "ro",
+    "suid": "nosuid",
+    "dev": "nodev",
+    "exec": "noexec",
+    "atime": "noatime",
+    "diratime": "nodiratime",
+    "async": "sync",
+}
+
+_SUBTYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEYS: Final = tuple(f for f in Volume.__struct_fields__ if f != "kernel_options")
 _OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpoint"))
 _NUMBERS: Final = {
@@ -75,33 +102,43 @@ _CHOICES: Final = {
 }
 
 
-def read_options(texts: Iterable[str]) -> dict[str, Any]:
+def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any]:
     """The `-o` arguments, each with options separated by commas. UsageError.
 
     A backslash makes a comma part of a value. A hyphen in a name is as good as an underscore;
-    `job_variables` are separated by colons.
+    `job_variables` are separated by colons. Of two that contradict each other the later one holds.
+    `sloppy`: pass over what is not known. `remount` gives the key `remount`; what is for the kernel
+    gives the key `kernel_options`: each word, and whether it shall hold.
     """
     options: dict[str, Any] = {}
     for text in texts:
         for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
-            key, equals, value = item.partition("=")
-            name = key.replace("-", "_")
-            if key in _IGNORED or key.startswith("x-"):
-                continue
-            if key in _KERNEL and not equals:
-                options.setdefault("kernel_options", []).append(key)
-            elif name in _NUMBERS and value:
-                options[name] = _number(name, value)
-            elif name == "job_variables":
-                options[name] = value.split(":")
-            elif (name == "volume" or name in _OPTIONS) and value:
-                options[name] = value
-            else:
+            if not _read_option(item, options) and not sloppy:
                 known = ", ".join(f"{option}=" for option in ("volume", *_OPTIONS))
                 raise UsageError(
                     f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
                 )
     return options
+
+
+def _read_option(item: str, options: dict[str, Any]) -> bool:
+    """Take one option; False if it is not known."""
+    key, equals, value = item.partition("=")
+    name = key.replace("-", "_")
+    word = _OPPOSITES.get(item, item)
+    if word in _KERNEL:
+        options.setdefault("kernel_options", {})[word] = word == item
+    elif item == "remount":
+        options["remount"] = True
+    elif name in _NUMBERS and value:
+        options[name] = _number(name, value)
+    elif name == "job_variables" and equals:
+        options[name] = value.split(":")
+    elif (name == "volume" or name in _OPTIONS) and value:
+        options[name] = value
+    else:
+        return key in _PASSED_OVER or key[:2] in ("x-", "X-")
+    return True
 
 
 def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str, Any]) -> Volume:
@@ -110,6 +147,7 @@ def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str
     Options go before the file. Paths become absolute.
     """
     values = dict(options)
+    switches = values.pop("kernel_options", {})
     file = values.pop("volume", None)
     if file is not None:
         in_file = _read_file(file)
@@ -129,10 +167,33 @@ def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str
     volume = _check(values, None)
     return msgspec.structs.replace(
         volume,
+        kernel_options=tuple(word for word, holds in switches.items() if holds),
         source=os.path.abspath(volume.source),
         mountpoint=os.path.abspath(volume.mountpoint or volume.source),
         journal=os.path.abspath(volume.journal),
     )
+
+
+def changed_option(current: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+    """The first option that is not what it is for a mount with the values `current`; in words.
+
+    `options` as `read_options` gives them; what is for the kernel is not looked at. UsageError,
+    ConfigurationError.
+    """
+    now = _check(current, None)
+    asked = dict(options)
+    asked.pop("kernel_options", None)
+    file = asked.pop("volume", None)
+    if file is not None:
+        asked = _read_file(file) | asked
+    wanted = _check({**current, **asked}, file)
+    for key in sorted(asked.keys() & set(_OPTIONS)):
+        held, value = getattr(now, key), getattr(wanted, key)
+        if held != value and (
+            key != "journal" or os.path.realpath(held) != os.path.realpath(value)
+        ):
+            return f"{key} is {held}"
+    return None
 
 
 def _read_file(file: str) -> dict[str, Any]:
@@ -173,6 +234,11 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
     for key, (least, most) in _NUMBERS.items():
         if not least <= getattr(volume, key) <= most:
             raise _wrong(file, key, f"from {least:g} to {most:g} is allowed")
+    if not _SUBTYPE.fullmatch(volume.subtype):
+        reason = f"{volume.subtype}: 1 to 64 letters, digits, '.', '_', '-' are allowed"
+        raise _wrong(file, "subtype", reason)
+    if not volume.fsname.isprintable():
+        raise _wrong(file, "fsname", "printable characters are allowed")
     for key in ("source", "mountpoint", "journal"):
         path = getattr(volume, key)
         if file is not None and path is not None and not path.startswith("/"):

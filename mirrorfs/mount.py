@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Final
 
+import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, control, mountinfo, request_loop
+from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume
 from mirrorfs.degraded import EnduringJournal
@@ -84,7 +85,7 @@ def mount(volume: Volume, *, foreground: bool) -> None:
     checks.check_permissions()
     checks.check_places(volume)
     if foreground:
-        _serve(volume, lambda: None, background.log_to_terminal)
+        _serve(volume, notify.ready, background.log_to_terminal)
         return
 
     def work(ready: Callable[[], None]) -> None:
@@ -110,7 +111,7 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         stack.callback(tree.close)
         directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        directory.lock()
+        predecessor.lock(directory, volume.journal)
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
         journal = EnduringJournal(opened.writer, directory, identity.root)
@@ -212,14 +213,12 @@ def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> No
 
     It allows no more than the mount the source is on (`source_flags`, of statvfs).
     """
-    name = volume.source.replace("\\", "\\\\").replace(",", "\\,")
-    options = {"default_permissions", "allow_other", f"fsname={name}", "subtype=mirrorfs"}
-    options.update(volume.kernel_options)
-    for flag, restriction, opposite in _RESTRICTIONS:
-        if source_flags & flag:
-            options.add(restriction)
-        elif restriction not in options:
-            options.add(opposite)
+    name = (volume.fsname or volume.source).replace("\\", "\\\\").replace(",", "\\,")
+    options = {"default_permissions", "allow_other", f"fsname={name}", f"subtype={volume.subtype}"}
+    options.update(volume.kernel_options, restrictions(source_flags))
+    options.update(
+        opposite for _, restriction, opposite in _RESTRICTIONS if restriction not in options
+    )
     mountpoint = volume.mountpoint or volume.source
     with _captured_stderr() as said:
         try:
@@ -227,6 +226,11 @@ def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> No
         except RuntimeError as error:
             reason = " ".join(said().split()) or str(error)
             raise UnusableError(f"mountpoint: {mountpoint}: cannot mount: {reason}") from None
+
+
+def restrictions(source_flags: int) -> list[str]:
+    """What the mount must not allow, since the one below it does not: of `f_flag` of statvfs."""
+    return [restriction for flag, restriction, _ in _RESTRICTIONS if source_flags & flag]
 
 
 @contextlib.contextmanager
@@ -257,6 +261,7 @@ class _Served:
         self._tree = tree
         self._journal = journal
         self._mountpoint = volume.mountpoint or volume.source
+        self._restrictions = restrictions(tree.statistics().f_flag)
         options = EngineOptions(
             attr_timeout=volume.attr_timeout,
             entry_timeout=volume.attr_timeout,
@@ -298,7 +303,7 @@ class _Served:
         """In a thread: the kernel may have requests for us before it lets go."""
         path = os.fsencode(self._mountpoint)
         entry = mountinfo.mounted_at(self._mountpoint)
-        if entry is None or not entry.ours:
+        if entry is None or entry.type != f"fuse.{self._volume.subtype}":
             return
         if _libc.umount2(path, 0) == 0:
             return
@@ -311,7 +316,14 @@ class _Served:
     def _daemon(self) -> bytes:
         """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
         journal = self._volume.journal.encode(errors="backslashreplace").decode()
-        told = {"pid": os.getpid(), "host": host(), "version": version(), "journal": journal}
+        told = {
+            "pid": os.getpid(),
+            "host": host(),
+            "version": version(),
+            "journal": journal,
+            "options": msgspec.to_builtins(self._volume),
+            "restrictions": self._restrictions,
+        }
         return json.dumps(told).encode()
 
     # What the control socket asks for

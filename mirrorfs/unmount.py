@@ -1,50 +1,33 @@
 """Unmount, and wait until the daemon behind the mount has ended: then its journal is complete.
 
-Finds the daemon by a virtual attribute of the mount's root. It ends no process itself: a daemon
-ends when the kernel lets its mount go.
+It ends no process itself: a daemon ends when the kernel lets its mount go.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import select
 
 from mirrorfs import mountinfo
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
-
-DAEMON_ATTRIBUTE = "trusted.mirrorfs.daemon"
+from mirrorfs.mounted import find_daemon
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find_daemon(mountpoint: str) -> dict[str, object] | None:
-    """What the daemon of a mount says of itself; None if the mount is dead. UnusableError."""
-    entry = mountinfo.mounted_at(mountpoint)
-    if entry is None or not entry.ours:
-        raise UnusableError(f"{mountpoint}: not a mirrorfs mount")
-    try:
-        told = json.loads(os.getxattr(entry.path, DAEMON_ATTRIBUTE))
-    except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            return None
-        raise UnusableError(f"{mountpoint}: the daemon does not answer: {error.strerror}") from None
-    return dict(told)
-
-
-def unmount(mountpoint: str, *, lazy: bool) -> str:
+def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -> str:
     """Unmount, wait for the daemon's end, and say what was done.
 
     `lazy`: detach a busy mount too; its daemon ends with the last user, and is not waited for.
+    `subtype`: see `find_daemon`.
     Raises UnusableError (no mirrorfs mount), RefusedError (busy), NotPermittedError.
     """
-    if os.geteuid() != 0:
-        raise NotPermittedError("umount: not permitted: only root may unmount")
-    daemon = find_daemon(mountpoint)
+    _check_permission()
+    daemon = find_daemon(mountpoint, subtype)
     path = os.path.realpath(mountpoint)
     if daemon is None:
         _umount(path, _MNT_DETACH)
@@ -63,6 +46,25 @@ def unmount(mountpoint: str, *, lazy: bool) -> str:
         return f"{mountpoint}: detached; mirrorfs (process {pid}) ends with the last user"
     finally:
         os.close(pidfd)
+
+
+def remove_dead(mountpoint: str, *, subtype: str = "mirrorfs") -> str | None:
+    """Take a dead mount away, and say so; a live one, and what others mounted, is let be.
+
+    NotPermittedError.
+    """
+    _check_permission()
+    entry = mountinfo.mounted_at(mountpoint)
+    if entry is None or not (entry.ours or entry.type == f"fuse.{subtype}"):
+        return None
+    if find_daemon(mountpoint, subtype) is not None:
+        return None
+    return unmount(mountpoint, subtype=subtype)
+
+
+def _check_permission() -> None:
+    if os.geteuid() != 0:
+        raise NotPermittedError("umount: not permitted: only root may unmount")
 
 
 def _umount(path: str, flags: int) -> None:

@@ -24,6 +24,7 @@ from mirrorfs.journal.reader import NoJournalError, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
 from replicator import waiting
+from replicator.background import Surroundings, notify, start
 from replicator.config import (
     RunSettings,
     SiteSettings,
@@ -57,6 +58,7 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (PermissionError, EXIT_NOT_PERMITTED),
     (OSError, EXIT_UNUSABLE),
 )
+LOG_NAME: Final = "replicator.log"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 _REFRESH_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 60.0
@@ -147,12 +149,23 @@ def _with_sites(text: str, metavar: str = "NAME=URL") -> Callable[[Command], Com
 @cli.command()
 @_of_volume
 @_with_sites("A site, beside those in the file. Repeatable.")
-def run(volume: str | None, journal: str | None, sites: tuple[str, ...]) -> int:
+@click.option("--background", is_flag=True, help="Return when the sites are open.")
+@click.option("--log", metavar="FILE", help="Where it logs to in the background.")
+@click.option("--pid-file", metavar="FILE", help="Keep its process id there, and a lock.")
+def run(
+    volume: str | None,
+    journal: str | None,
+    sites: tuple[str, ...],
+    background: bool,
+    log: str | None,
+    pid_file: str | None,
+) -> int:
     """Make the sites equal and keep them so, until SIGTERM or SIGINT.
 
     At the first signal what is in the journal is still applied, a second one
     ends it at once; the next start goes on from there. It stays in the
-    foreground and logs to standard error.
+    foreground and logs to standard error; with --background it returns when all
+    sites are open, or says why one is not, and logs to JOURNAL/replicator.log.
 
     A site is a directory: URL is file:///DIRECTORY or its absolute path. A new
     one must be empty and gets a copy of the source first; for others see
@@ -160,9 +173,18 @@ def run(volume: str | None, journal: str | None, sites: tuple[str, ...]) -> int:
     whatever 'workers' says.
     """
     settings = load(volume, journal, sites)
+    if not background and (log or pid_file):
+        option = "--log" if log else "--pid-file"
+        raise UsageError(f"option '{option}': only with --background")
     from replicator import daemon  # here: it loads the engine, others need not
 
-    return daemon.run(settings)
+    if not background:
+        return daemon.run(settings, notify)
+    if log is None and not os.path.isdir(settings.journal):
+        raise NoJournalError(f"{settings.journal}: no journal there")
+    log = os.path.abspath(log or os.path.join(settings.journal, LOG_NAME))
+    start(Surroundings(log, pid_file), lambda ready: daemon.run(settings, ready))
+    return 0
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -54,16 +54,17 @@ class StartError(Exception):
         self.exit_code = exit_code
 
 
-def run(settings: RunSettings) -> int:
+def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     """Replicate until SIGTERM or SIGINT, then drain and stop; a second signal stops at once.
 
-    Returns the exit code: 0, or that of what halted the last site. Raises StartError.
+    Calls `ready` when all sites are open and signals are listened for. Returns the exit code: 0, or
+    that of what halted the last site. Raises StartError.
     """
     _check_privileges()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     drivers = [SiteDriver(site, settings.journal) for site in settings.sites]
     _open_all(drivers)
-    trio.run(_run, drivers)
+    trio.run(_run, drivers, ready)
     halted = [driver.failure for driver in drivers if driver.failure is not None]
     return exit_code(halted[0]) if len(halted) == len(drivers) else 0
 
@@ -110,9 +111,10 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
             raise StartError(str(error), code) from error
 
 
-async def _run(drivers: Sequence[SiteDriver]) -> None:
+async def _run(drivers: Sequence[SiteDriver], ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, drivers)
+        ready()
         nursery.start_soon(_report, drivers)
         nursery.start_soon(_renew, drivers)
         async with trio.open_nursery() as sites:

@@ -1,4 +1,4 @@
-"""The demonstration behind `make run`: a small real workload, mirrored to two sites, compared.
+"""The demonstration behind `make run`: a federation mounted; a workload mirrored and compared.
 
 Everything happens below one temporary directory and is unmounted and removed at the end, whatever
 ends it. It uses the installed commands as an operator would, and looks into none of their parts.
@@ -25,6 +25,9 @@ from types import FrameType
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from tests import demo_federation
+from tests.demo_federation import FederationStage
 
 SITES = ("here", "there")
 WAIT_SECONDS = 300
@@ -347,18 +350,19 @@ class Stage:
             self.replicator.kill()
             self.replicator.wait()
         for options in ((), ("-l",)):
-            if self._mounted():
+            if str(self.source) in self._mounted():
                 umount = ["mirrorfs", "umount", *options, self.source]
                 subprocess.run(umount, capture_output=True, start_new_session=True)
-        if self._mounted():
-            sys.stderr.write(f"still mounted, left as it is: {self.source}\n")
+        if left := self._mounted():
+            sys.stderr.write(f"still mounted, left as it is: {', '.join(left)}\n")
         else:
             shutil.rmtree(self.base)
 
-    def _mounted(self) -> bool:
-        """Whether the mount is there, alive or dead (stat(2) of a dead one only fails)."""
+    def _mounted(self) -> list[str]:
+        """Mounts below our directory, alive or dead (stat(2) of a dead one only fails)."""
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-        return any(line.split(" ")[4] == str(self.source) for line in mounts)
+        points = [line.split(" ")[4] for line in mounts]
+        return [point for point in points if point.startswith(f"{self.base}/")]
 
 
 def work(stage: Stage, screen: Screen) -> None:
@@ -388,12 +392,28 @@ def play(stage: Stage, screen: Screen) -> None:
         raise DemoError("the sites differ")
 
 
+def show_federation(stage: Stage, screen: Screen, interrupts: Interrupts) -> None:
+    """A federation, if there can be one here."""
+    if (missing := demo_federation.missing()) is not None:
+        screen.say(f"{missing} not installed: going on without a federation")
+        return
+    federation = FederationStage(stage.base, stage.command, screen.say)
+    try:
+        federation.mount()
+        with interrupts.raised():
+            federation.play()
+        federation.unmount()
+    finally:
+        federation.clean()
+
+
 def main() -> int:
     """Run the demonstration; the status to exit with."""
     interrupts = Interrupts()
     stage = Stage(Path(tempfile.mkdtemp(prefix="mirrorfs-demo-")))
     screen = Screen(stage.journal)
     try:
+        show_federation(stage, screen, interrupts)
         stage.mount()
         screen.say("mounted mirrorfs over the source tree")
         stage.replicate()

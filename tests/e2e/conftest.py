@@ -1,4 +1,4 @@
-"""A mount for all tests of a module, and a directory in it for each."""
+"""A mount for all tests of a module, and a directory in it for each; a machine to install on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.machine import Machine, make, running_machine
 from tests.support.mounts import Mounted
 from tests.support.overlay import overlaid
 
@@ -24,3 +25,19 @@ def work(overlay: Mounted, request: pytest.FixtureRequest) -> Path:
     path: Path = overlay.mountpoint / request.node.name.replace("/", "_")[:100]
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` installs from."""
+    path = tmp_path_factory.mktemp("wheels")
+    make("wheels", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def machine(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine of its own that this project was installed on, by `make install`."""
+    with running_machine(tmp_path_factory.mktemp("machine")) as machine:
+        make("install", wheels, machine=machine)
+        yield machine

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import demo_federation
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,6 +42,8 @@ def test_demonstration_ends_with_no_difference_and_leaves_nothing(tmp_path: Path
     assert errors == ""
     assert said.rstrip().endswith(" entries, 0 differences")
     assert "2 sites, " in said
+    if demo_federation.missing() is None:
+        assert "read them back: what was written" in said
     assert max(len(line) for line in said.splitlines()) <= 80
     assert list(tmp_path.iterdir()) == []
 
@@ -47,7 +51,7 @@ def test_demonstration_ends_with_no_difference_and_leaves_nothing(tmp_path: Path
 @pytest.mark.fuse
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", ["mounted mirrorfs", "deleted 60 files"])
+@pytest.mark.parametrize("after", ["mounted the federation", "mounted mirrorfs", "deleted 60"])
 def test_interrupted_demonstration_leaves_nothing(
     tmp_path: Path, number: signal.Signals, after: str
 ) -> None:

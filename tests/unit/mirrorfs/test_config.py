@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfs.config import Volume, read_options, read_volume
+from mirrorfs.config import Volume, changed_option, read_options, read_volume
 from mirrorfs.errors import ConfigurationError, MirrorfsError, UsageError
 
 VALID = """
@@ -34,8 +34,53 @@ def test_what_mount_passes_along_is_ignored() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("user", "user=alice", "users", "owner", "group", "comment=a word", "X-mount.mkdir"),
+        *("auto", "noauto", "suid", "exec", "dev", "async", "atime", "relatime", "diratime"),
+        *("allow_other", "default_permissions", "user_id=0", "group_id=0"),
+    ],
+)
+def test_what_fstab_may_have_is_taken(option: str) -> None:
+    assert volume(option, "journal=/j") == volume("journal=/j")
+
+
+def test_what_is_not_known_is_passed_over_if_wanted() -> None:
+    words = ["journal=/j,colour=green,io=threads"]
+    with pytest.raises(UsageError, match="colour=green"):
+        read_options(words)
+    assert read_options(words, sloppy=True) == {"journal": "/j", "io": "threads"}
+
+
 def test_kernel_options() -> None:
     assert volume("ro,journal=/j", "nosuid").kernel_options == ("ro", "nosuid")
+
+
+def test_of_two_kernel_options_the_later_one_holds() -> None:
+    assert volume("ro,nosuid,rw,suid,noexec,journal=/j").kernel_options == ("noexec",)
+    assert volume("rw,sync,ro,async,journal=/j").kernel_options == ("ro",)
+    assert read_options(["remount,rw"]) == {"remount": True, "kernel_options": {"ro": False}}
+
+
+def test_names_for_findmnt() -> None:
+    made = volume("journal=/j,fsname=the tree,subtype=archive-1.x")
+    assert (made.fsname, made.subtype) == ("the tree", "archive-1.x")
+    assert (volume("journal=/j").fsname, volume("journal=/j").subtype) == ("", "mirrorfs")
+
+
+def test_options_that_change_in_a_remount(tmp_path: Path) -> None:
+    now = {"source": "/s", "mountpoint": "/m", "journal": "/j", "job_variables": ["A"]}
+    for same in ("ro", "journal=/j/../j", "journal_sync=group,job_variables=A", "io=inline"):
+        assert changed_option(now, read_options([same])) is None
+    assert changed_option(now, read_options(["journal=/k"])) == "journal is /j"
+    assert changed_option(now, read_options(["io=threads"])) == "io is inline"
+    file = tmp_path / "prod.toml"
+    file.write_text(VALID)
+    told = changed_option(now, read_options([f"volume={file}"]))
+    assert told == "journal is /j"
+    file.write_text(VALID.replace("/var/lib/mirrorfs/prod", "/j") + "attr_timeout = 1\n")
+    assert changed_option(now, read_options([f"volume={file}"])) == "attr_timeout is 3600.0"
 
 
 def test_a_comma_in_a_value() -> None:
@@ -56,6 +101,8 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("journal=", "option 'journal=': not known here"),
         ("ro=1", "option 'ro=1': not known here"),
         ("source=/x", "option 'source=/x': not known here"),
+        ("journal=/j,subtype=a b", "option 'subtype': a b: 1 to 64 letters, digits"),
+        ("journal=/j,fsname=a\nb", "option 'fsname': printable characters are allowed"),
         ("journal=/j,attr_timeout=x", "option 'attr_timeout': x: a number is allowed"),
         ("journal=/j,attr_timeout=nan", "option 'attr_timeout': from 0 to 86400 is allowed"),
         ("journal=/j,attr_timeout=-1", "option 'attr_timeout': from 0 to 86400 is allowed"),

@@ -186,3 +186,11 @@ def test_watch_ends_with_an_interrupt(journal: Path, writer: JournalWriter) -> N
         watching.kill()
         watching.communicate()
     assert (watching.returncode, errors) == (0, "")
+
+
+def test_options_of_the_background_need_it(journal: Path) -> None:
+    for option in ("--log", "--pid-file"):
+        site = ("--site", "s=/mnt/s")
+        done = replicator("run", "--journal", journal, *site, option, journal / "x")
+        line = f"replicator: option '{option}': only with --background\n"
+        assert (done.returncode, done.stderr) == (64, line)

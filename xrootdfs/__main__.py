@@ -1,0 +1,5 @@
+"""python -m xrootdfs."""
+
+from xrootdfs.cli import main
+
+main()
