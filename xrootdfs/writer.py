@@ -100,10 +100,11 @@ class Writer:
         request = _Request(self._start, bytes(self._gathered))
         self._gathered.clear()
         self._in_flight.append(request)  # before any await: reads must find it
-        for other in self._in_flight[:-1]:
-            if request.start < other.end and other.start < request.end:
-                await other.done.wait()
-        await self._room.acquire()
+        with trio.CancelScope(shield=True):  # it has been taken over; every send has its deadline
+            for other in self._in_flight[:-1]:
+                if request.start < other.end and other.start < request.end:
+                    await other.done.wait()
+            await self._room.acquire()
         self._nursery.start_soon(self._carry, request)
 
     async def _carry(self, request: _Request) -> None:

@@ -85,6 +85,29 @@ async def test_so_many_in_flight_and_no_more(
     assert len(sent.content) == written * REQUEST_BYTES
 
 
+async def test_bytes_taken_over_are_sent_whoever_gives_up_waiting(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    sent = Sent()
+    sent.hold = True
+    writer = Writer(nursery, sent.send)
+    for number in range(IN_FLIGHT_MAX):
+        await writer.write(number << 20, bytes(REQUEST_BYTES))
+
+    async def answer_late() -> None:
+        await trio.sleep(2)
+        sent.hold = False
+        for event in sent.waiting:
+            event.set()
+
+    nursery.start_soon(answer_late)
+    with trio.move_on_after(1):
+        await writer.write(IN_FLIGHT_MAX << 20, b"x" * REQUEST_BYTES)
+    await writer.drain()
+    assert sent.content[-1:] == b"x"
+    assert len(sent.content) == (IN_FLIGHT_MAX + 1) << 20
+
+
 async def test_overlapping_requests_are_never_in_flight_together(nursery: trio.Nursery) -> None:
     sent = Sent()
     sent.hold = True
