@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(arguments, prog_name="mirrorfs", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
@@ -111,14 +114,14 @@ def mount(
       journal=DIR               the journal: needed, outside SOURCE
       volume=FILE               take source, mountpoint, journal and the rest
                                 from the [volume] table of FILE (TOML)
-      journal_sync=group|always answer a job at once, or after its record is
+      journal-sync=group|always answer a job at once, or after its record is
                                 on the disk (default: group, at most 20 ms)
-      journal_open_files=SEC    record files that stay open and change (30)
-      journal_segment_bytes=N   size at which a segment is sealed (67108864)
-      attr_timeout=SEC          how long the kernel keeps attributes (3600)
-      inode_cache=N             objects to know at a time (1000000)
+      journal-open-files=SEC    record files that stay open and change (30)
+      journal-segment-bytes=N   size at which a segment is sealed (67108864)
+      attr-timeout=SEC          how long the kernel keeps attributes (3600)
+      inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)
-      job_variables=A:B         environment variables that hold a job id
+      job-variables=A:B         environment variables that hold a job id
       writers=one               the only choice of this version
       fsname=NAME               what findmnt and df call the source (its path)
       subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)

@@ -105,8 +105,8 @@ _CHOICES: Final = {
 def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any]:
     """The `-o` arguments, each with options separated by commas. UsageError.
 
-    A backslash makes a comma part of a value. A hyphen in a name is as good as an underscore;
-    `job_variables` are separated by colons. Of two that contradict each other the later one holds.
+    A backslash makes a comma part of a value. An underscore in a name is as good as a hyphen;
+    `job-variables` are separated by colons. Of two that contradict each other the later one holds.
     `sloppy`: pass over what is not known. `remount` gives the key `remount`; what is for the kernel
     gives the key `kernel_options`: each word, and whether it shall hold.
     """
@@ -114,7 +114,7 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
     for text in texts:
         for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
             if not _read_option(item, options) and not sloppy:
-                known = ", ".join(f"{option}=" for option in ("volume", *_OPTIONS))
+                known = ", ".join(f"{_option(key)}=" for key in ("volume", *_OPTIONS))
                 raise UsageError(
                     f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
                 )
@@ -192,7 +192,7 @@ def changed_option(current: Mapping[str, Any], options: Mapping[str, Any]) -> st
         if held != value and (
             key != "journal" or os.path.realpath(held) != os.path.realpath(value)
         ):
-            return f"{key} is {held}"
+            return f"{_option(key)} is {held}"
     return None
 
 
@@ -250,10 +250,15 @@ def _number(name: str, text: str) -> float | int:
     try:
         return int(text) if isinstance(_NUMBERS[name][0], int) else float(text)
     except ValueError:
-        raise UsageError(f"option '{name}': {text}: a number is allowed") from None
+        raise UsageError(f"option '{_option(name)}': {text}: a number is allowed") from None
 
 
 def _wrong(file: str | None, key: str, reason: str) -> ConfigurationError | UsageError:
     if file is None:
-        return UsageError(f"option '{key}': {reason}")
+        return UsageError(f"option '{_option(key)}': {reason}")
     return ConfigurationError(f"{file}: volume.{key}: {reason}")
+
+
+def _option(key: str) -> str:
+    """The mount option for a key of a volume file."""
+    return key.replace("_", "-")

@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(arguments, prog_name="replicator", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):

@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    if not (sys.argv[1:] if arguments is None else arguments):
-        print(cli.get_help(click.Context(cli, info_name="xrootdfs")), file=sys.stderr)
-        sys.exit(EXIT_USAGE)
     try:
         code = cli.main(arguments, prog_name="xrootdfs", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):

@@ -125,7 +125,7 @@ _COMMA: Final = re.compile(r"(?<!\\),")
 def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any]:
     """The `-o` arguments, each with options separated by commas. UsageError.
 
-    A backslash makes a comma part of a value. A hyphen in a name is as good as an underscore. Of
+    A backslash makes a comma part of a value. An underscore in a name is as good as a hyphen. Of
     two that contradict each other the later one holds. `sloppy`: pass over what is not known.
     `remount` gives the key `remount`; what is for the kernel gives the key `kernel_options`: each
     word, and whether it shall hold.

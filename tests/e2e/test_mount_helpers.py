@@ -249,12 +249,12 @@ def test_remount_is_refused_while_a_file_is_open_for_writing(tree: Tree) -> None
 
 
 def test_remount_cannot_change_what_is_the_daemons(tree: Tree) -> None:
-    tree.fstab("journal_sync=group")
+    tree.fstab("journal-sync=group")
     assert said(tree.machine.run("mount", tree.dir)) == QUIET
-    done = tree.machine.run("mount", "-o", "remount,ro,journal_sync=always", tree.dir)
+    done = tree.machine.run("mount", "-o", "remount,ro,journal-sync=always", tree.dir)
     assert done.returncode == 32
     assert done.stderr.startswith(
-        f"mirrorfs: {tree.dir}: remount: journal_sync is group until it is unmounted: ro, nosuid,"
+        f"mirrorfs: {tree.dir}: remount: journal-sync is group until it is unmounted: ro, nosuid,"
     )
     assert "rw" in tree.options()
 

@@ -202,7 +202,7 @@ def unknown_option(s: Setting) -> None:
 
 
 def bad_number(s: Setting) -> None:
-    s.options = "attr_timeout=long"
+    s.options = "attr-timeout=long"
 
 
 def unknown_choice(s: Setting) -> None:
@@ -249,7 +249,7 @@ REFUSALS: list[tuple[Callable[[Setting], None], int, str]] = [
     (corrupt_segment, 74, "corrupt at offset"),
     (corrupt_header, 74, "not a journal segment"),
     (unknown_option, 64, "option 'colour=green': not known"),
-    (bad_number, 64, "option 'attr_timeout': long: a number is allowed"),
+    (bad_number, 64, "option 'attr-timeout': long: a number is allowed"),
     (unknown_choice, 64, "option 'writers': many: one is allowed"),
     (volume_file("[volume"), 65, "BASE/volume.toml: not TOML"),
     (volume_file(VALID + 'colour = "green"'), 65, "BASE/volume.toml: volume.colour: not known"),

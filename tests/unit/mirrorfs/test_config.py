@@ -80,7 +80,7 @@ def test_options_that_change_in_a_remount(tmp_path: Path) -> None:
     told = changed_option(now, read_options([f"volume={file}"]))
     assert told == "journal is /j"
     file.write_text(VALID.replace("/var/lib/mirrorfs/prod", "/j") + "attr_timeout = 1\n")
-    assert changed_option(now, read_options([f"volume={file}"])) == "attr_timeout is 3600.0"
+    assert changed_option(now, read_options([f"volume={file}"])) == "attr-timeout is 3600.0"
 
 
 def test_a_comma_in_a_value() -> None:
@@ -103,11 +103,11 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("source=/x", "option 'source=/x': not known here"),
         ("journal=/j,subtype=a b", "option 'subtype': a b: 1 to 64 letters, digits"),
         ("journal=/j,fsname=a\nb", "option 'fsname': printable characters are allowed"),
-        ("journal=/j,attr_timeout=x", "option 'attr_timeout': x: a number is allowed"),
-        ("journal=/j,attr_timeout=nan", "option 'attr_timeout': from 0 to 86400 is allowed"),
-        ("journal=/j,attr_timeout=-1", "option 'attr_timeout': from 0 to 86400 is allowed"),
+        ("journal=/j,attr_timeout=x", "option 'attr-timeout': x: a number is allowed"),
+        ("journal=/j,attr_timeout=nan", "option 'attr-timeout': from 0 to 86400 is allowed"),
+        ("journal=/j,attr_timeout=-1", "option 'attr-timeout': from 0 to 86400 is allowed"),
         ("journal=/j,journal_segment_bytes=1.5", "1.5: a number is allowed"),
-        ("journal=/j,journal_sync=often", "option 'journal_sync': often: group or always is"),
+        ("journal=/j,journal_sync=often", "option 'journal-sync': often: group or always is"),
         ("journal=/j,io=both", "option 'io': both: inline or threads is allowed"),
         ("journal=/j,writers=many", "option 'writers': many: one is allowed"),
         ("", "option 'journal': missing"),
