@@ -178,7 +178,8 @@ class Node:
     def _start(self, daemon: Daemon) -> None:
         """cmsd before xrootd: one that does not find it tries again only after ten seconds."""
         file = self._place.base / "xrootd.cfg"
-        file.write_text(configuration(self._place, self._means.settings))
+        if not file.exists():  # the other daemon may be reading it, and reads it several times
+            file.write_text(configuration(self._place, self._means.settings))
         if daemon == "cmsd":
             for left in self._place.admin.glob(".olb/olbd.*"):
                 left.unlink()
