@@ -114,7 +114,7 @@ class AttributeRequests(ContentRequests):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """Value of one: of a user's, or of what this mount tells of a file."""
         if not name.startswith(_USER):
-            raise FUSEError(errno.ENODATA if name.startswith(b"security.") else errno.ENOTSUP)
+            raise FUSEError(errno.ENOTSUP)
         node = self._node(inode)
         if name.startswith(_VIRTUAL):
             return await self._told(node, name)

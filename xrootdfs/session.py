@@ -7,6 +7,7 @@ its environment is set. Decides the order of things, and nothing about operation
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 REQUESTS_MAX: Final = 1000
 """Requests of jobs being served at a time: those that wait for a silent server must not be all."""
 CLOSE_SECONDS: Final = 30.0
+GARBAGE_THRESHOLDS: Final = (50_000, 20, 100)
+"""What is known of names lives long: to look for garbage in it as often as the interpreter would
+costs a fifth of a listing."""
 _OPPOSITES: Final = (("ro", "rw"), ("nosuid", "suid"), ("nodev", "dev"), ("noexec", "exec"))
 
 
@@ -48,6 +52,8 @@ def serve(mount: Mount, ready: Callable[[], None], start_log: Callable[[], None]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     start_log()
     os.umask(0)
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         trio.run(_Session(mount).run, ready, strict_exception_groups=True)
     except BaseExceptionGroup as group:

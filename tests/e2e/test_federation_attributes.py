@@ -186,6 +186,16 @@ def test_extended_attributes(work: Path) -> None:
     assert sorted(os.listxattr(work / "f")) == ["user.empty", "user.ä\n"]
 
 
+@pytest.mark.parametrize(
+    "name", ["security.selinux", "security.capability", "system.posix_acl_access", "trusted.a"]
+)
+def test_other_attributes_are_none_of_ours(work: Path, name: str) -> None:
+    """`ls -l` asks for some of them, and after this answer not for every file again."""
+    (work / "f").write_bytes(b"content")
+    with fails(errno.ENOTSUP):
+        os.getxattr(work / "f", name)
+
+
 def test_what_a_federation_cannot_hold(work: Path) -> None:
     (work / "f").touch()
     with fails(errno.EPERM):
