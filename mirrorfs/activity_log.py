@@ -1,0 +1,194 @@
+"""The file of `activity`, and when its entries go to disk and away.
+
+A change in a directory whose entry is not reliable waits for one fdatasync, shared by all that
+wait; entries that nobody waits for follow within 20 ms. Every ten seconds what was changed before
+is made durable, the journal first and then the source's file system, in another thread; entries
+not touched since leave. Decides nothing about what is recorded.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+import trio
+import xxhash
+
+from mirrorfs.activity import SLOT_BYTES, SLOTS, Activity, Entry, Slot, decode_slot, encode_slot
+
+_log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "activity"
+SWEEP_SECONDS: Final = 10.0
+_GATHER_SECONDS: Final = 0.02
+_AGAIN_SECONDS: Final = 1.0
+_MAGIC: Final = b"\x89MFSA\r\n\x1a"
+_NEW: Final = FILE_NAME + ".new"
+_HEADER: Final = struct.Struct("<8sHHI16sQQ36s")
+_VERSION: Final = 1
+
+
+class Header(NamedTuple):
+    """Slot 0 of the file.
+
+    Attributes:
+        journal: UUID of the journal.
+        tag: incarnation whose changes it tells of.
+        previous: the incarnation before: the file tells of its changes too; 0 if there is none.
+        boot: the boot of this host in which it was made.
+    """
+
+    journal: bytes
+    tag: int
+    previous: int
+    boot: bytes
+
+
+def boot_id() -> bytes:
+    """Of this boot of this host: after another one nothing is in memory that is not on disk."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read(36)
+
+
+def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
+    """What the mount before left; None if there is no such file, or its header is bad. OSError."""
+    try:
+        fd = os.open(FILE_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        data = file.read(SLOTS * SLOT_BYTES)
+    checked, checksum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 8]
+    if len(checksum) < 8 or checksum != xxhash.xxh3_64_digest(checked):
+        return None
+    magic, version, slot_bytes, slots, journal, tag, previous, boot = _HEADER.unpack(checked)
+    if (magic, version, slot_bytes) != (_MAGIC, _VERSION, SLOT_BYTES):
+        return None
+    offsets = range(SLOT_BYTES, min(slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES)
+    found = (decode_slot(data[offset : offset + SLOT_BYTES]) for offset in offsets)
+    return Header(journal, tag, previous, boot), [slot for slot in found if slot is not None]
+
+
+class ActivityLog:
+    """The file of one mount. Belongs to the engine's thread, but for what is said otherwise.
+
+    Attributes:
+        activity: the entries.
+        failure: why the disk does not take them; None while it does.
+    """
+
+    def __init__(
+        self,
+        directory_fd: int,
+        header: Header,
+        activity: Activity,
+        make_durable: Callable[[], bool],
+        on_sweep: Callable[[], None],
+    ) -> None:
+        """Make the file anew, with the entries there are, durably. OSError.
+
+        `make_durable`: in another thread, the journal and then the source; False if one of them
+        could not be. `on_sweep`: touch what is still without a record.
+        """
+        self.activity = activity
+        self.failure: OSError | None = None
+        self._make_durable = make_durable
+        self._on_sweep = on_sweep
+        self._begun = self._ended = 0
+        self._wanted = trio.Event()
+        self._urgent = trio.Event()
+        self._done = trio.Event()
+        self._sweep_now = trio.Event()
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._fd = os.open(_NEW, flags, 0o600, dir_fd=directory_fd)
+        try:
+            os.posix_fallocate(self._fd, 0, SLOTS * SLOT_BYTES)
+            packed = _HEADER.pack(_MAGIC, _VERSION, SLOT_BYTES, SLOTS, *header)
+            os.pwrite(self._fd, packed + xxhash.xxh3_64_digest(packed), 0)
+            batch = activity.to_write()
+            self._write(batch)
+            activity.written(batch)
+            os.replace(_NEW, FILE_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            os.fsync(directory_fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file; what is in it stays."""
+        os.close(self._fd)
+
+    def nudge(self) -> None:
+        """Something is to be written; nobody waits for it."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+        if self.activity.crowded and not self._sweep_now.is_set():
+            self._sweep_now.set()
+
+    async def durable(self) -> bool:
+        """Have all entries made so far on disk; False if the disk refused."""
+        needed = self._begun + 1
+        self._wanted.set()
+        self._urgent.set()
+        while self._ended < needed:
+            await self._done.wait()
+        return self.failure is None
+
+    async def run(self) -> None:
+        """Write and sweep until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_sweeping)
+            while True:
+                await self._wanted.wait()
+                with trio.move_on_after(_GATHER_SECONDS):
+                    await self._urgent.wait()
+                self._wanted, self._urgent = trio.Event(), trio.Event()
+                await self._flush()
+
+    async def _flush(self) -> None:
+        self._begun += 1
+        batch = self.activity.to_write()
+        try:
+            await trio.to_thread.run_sync(self._write, batch)
+        except OSError as error:
+            self.activity.not_written(batch)
+            if self.failure is None:
+                _log.error("activity: cannot be written: %s", error.strerror)
+            self.failure = error
+        else:
+            self.activity.written(batch)
+            if self.failure is not None:
+                _log.warning("activity: can be written again")
+            self.failure = None
+        self._ended = self._begun
+        self._done.set()
+        self._done = trio.Event()
+
+    def _write(self, batch: Iterable[tuple[int, Entry | None]]) -> None:
+        """In another thread: only what does not change any more is looked at."""
+        for slot, entry in batch:
+            data = bytes(SLOT_BYTES) if entry is None else encode_slot(entry.says)
+            if os.pwrite(self._fd, data, slot * SLOT_BYTES) != SLOT_BYTES:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fdatasync(self._fd)
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            with trio.move_on_after(SWEEP_SECONDS):
+                await self._sweep_now.wait()
+            if len(self.activity):
+                await self.sweep()
+            self._sweep_now = trio.Event()
+            await trio.sleep(_AGAIN_SECONDS)
+
+    async def sweep(self) -> None:
+        """Have everything changed until now durable; entries not touched since leave."""
+        self.activity.turn += 1
+        turn = self.activity.turn
+        self._on_sweep()
+        if await trio.to_thread.run_sync(self._make_durable) and self.activity.sweep(turn):
+            self.nudge()
