@@ -63,7 +63,7 @@ def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
     with open(fd, "rb") as file:
         data = file.read(SLOTS * SLOT_BYTES)
     checked, checksum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 8]
-    if len(checksum) < 8 or checksum != xxhash.xxh3_64_digest(checked):
+    if len(checksum) < 8 or checksum != _checksum(checked):
         return None
     magic, version, slot_bytes, slots, journal, tag, previous, boot = _HEADER.unpack(checked)
     if (magic, version, slot_bytes) != (_MAGIC, _VERSION, SLOT_BYTES):
@@ -71,6 +71,10 @@ def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
     offsets = range(SLOT_BYTES, min(slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES)
     found = (decode_slot(data[offset : offset + SLOT_BYTES]) for offset in offsets)
     return Header(journal, tag, previous, boot), [slot for slot in found if slot is not None]
+
+
+def _checksum(data: bytes) -> bytes:
+    return xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
 
 
 class ActivityLog:
@@ -108,7 +112,7 @@ class ActivityLog:
         try:
             os.posix_fallocate(self._fd, 0, SLOTS * SLOT_BYTES)
             packed = _HEADER.pack(_MAGIC, _VERSION, SLOT_BYTES, SLOTS, *header)
-            os.pwrite(self._fd, packed + xxhash.xxh3_64_digest(packed), 0)
+            os.pwrite(self._fd, packed + _checksum(packed), 0)
             batch = activity.to_write()
             self._write(batch)
             activity.written(batch)
