@@ -81,9 +81,9 @@ class AttributeRequests(Engine):
         return self._attributes(inode, node.generation, attributes)
 
     def _set_size(self, node: Node, size: int, fh: int | None) -> None:
-        handle = None if fh is None else self._files.get(fh)
-        if fh is not None and handle is not None and handle.writable:
-            self._tree.truncate_open(fh, size)
+        handle = None if fh is None else self._objects.files.get(fh)
+        if handle is not None and handle.writable:
+            self._tree.truncate_open(self._objects.file(handle), size)
         else:
             self._tree.truncate(self._objects.descriptor(node), size)
 

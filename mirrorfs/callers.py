@@ -65,52 +65,80 @@ def in_group(pid: int, gid: int) -> bool:
 class Jobs:
     """The batch job a process belongs to, by the first of some variables in its environment.
 
-    A process is remembered by its directory in /proc, whose names vanish with it, so that a pid
-    that is used again is never taken for the old process.
+    A process is remembered by its open environment in /proc. That is the one of its memory, and
+    reads as empty once that is gone: so nothing is taken for true after an exec, or of a process
+    that only has the pid of the old one.
     """
 
-    def __init__(self, variables: tuple[str, ...]) -> None:
+    def __init__(self, variables: tuple[str, ...], processes_max: int) -> None:
+        """`processes_max`: how many to remember, with a descriptor for each."""
         self._prefixes = tuple(os.fsencode(name) + b"=" for name in variables)
+        self._processes_max = max(1, min(processes_max, _CACHED_MAX))
         self._known: dict[int, tuple[int, str]] = {}
 
-    def who(self, pid: int, uid: int) -> Who:
-        """That process as records name it; an unreadable environment is no job."""
-        known = self._known.get(pid)
+    def who(self, thread: int, uid: int) -> Who:
+        """The process of that thread as records name it; where nothing can be read, no job."""
+        known = self._known.get(thread)
         if known is not None:
-            descriptor, job = known
-            if os.access(b"environ", os.F_OK, dir_fd=descriptor):
-                return Who(pid, uid, job)
-            self._drop(pid)
-        return Who(pid, uid, self._learn(pid))
+            environment, job = known
+            with contextlib.suppress(OSError):
+                if os.pread(environment, 1, 0):
+                    return Who(thread, uid, job)
+            self._drop(thread)
+        pid, parent = _process(thread)
+        if pid != thread and pid in self._known:
+            return self.who(pid, uid)
+        return Who(pid, uid, self._learn(pid, parent))
 
     def close(self) -> None:
         """Forget all processes."""
         while self._known:
             self._drop(next(iter(self._known)))
 
-    def _learn(self, pid: int) -> str:
+    def _learn(self, pid: int, parent: int) -> str:
         try:
-            descriptor = os.open(b"/proc/%d" % pid, os.O_PATH | os.O_DIRECTORY)
+            environment = os.open(b"/proc/%d/environ" % pid, os.O_RDONLY)
         except OSError:
             return ""
         job = ""
-        with contextlib.suppress(OSError):
-            job = self._job(descriptor)
-        if len(self._known) >= _CACHED_MAX:
-            self._drop(next(iter(self._known)))
-        self._known[pid] = descriptor, job
+        try:
+            with open(environment, "rb", closefd=False) as file:
+                job = self._job(file.read())
+            if not system_calls.share_memory(pid, parent):
+                self._keep(pid, environment, job)
+                environment = -1
+        except OSError:
+            pass  # it has just ended
+        finally:
+            if environment >= 0:
+                os.close(environment)
         return job
 
-    def _job(self, process: int) -> str:
-        descriptor = os.open(b"environ", os.O_RDONLY, dir_fd=process)
-        with open(descriptor, "rb") as file:
-            environment = file.read().split(b"\0")
+    def _job(self, environment: bytes) -> str:
+        variables = environment.split(b"\0")
         for prefix in self._prefixes:
-            for variable in environment:
+            for variable in variables:
                 if variable.startswith(prefix) and len(variable) > len(prefix):
                     return variable[len(prefix) :].decode("utf-8", "replace")
         return ""
 
+    def _keep(self, pid: int, environment: int, job: str) -> None:
+        if len(self._known) >= self._processes_max:
+            self._drop(next(iter(self._known)))
+        self._known[pid] = environment, job
+
     def _drop(self, pid: int) -> None:
-        descriptor, _ = self._known.pop(pid)
-        os.close(descriptor)
+        environment, _ = self._known.pop(pid)
+        os.close(environment)
+
+
+def _process(thread: int) -> tuple[int, int]:
+    """The process a thread belongs to, and the parent of that."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            status = file.read()
+        pid = int(status.split(b"\nTgid:\t", 1)[1].split(b"\n", 1)[0])
+        parent = int(status.split(b"\nPPid:\t", 1)[1].split(b"\n", 1)[0])
+    except (OSError, IndexError, ValueError):
+        return thread, 0
+    return pid, parent

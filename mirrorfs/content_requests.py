@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar, TypeVarTuple
 
 import pyfuse3
 import trio
@@ -23,9 +24,13 @@ from pyfuse3 import (
 
 from mirrorfs.backing_tree import truncates, wants_write
 from mirrorfs.capture import RESERVED
-from mirrorfs.engine import Engine, Handle, answer, answer_later, change
+from mirrorfs.engine import Engine, answer, answer_later, change
+from mirrorfs.handles import Handle
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing, Name
+
+_Ts = TypeVarTuple("_Ts")
+_R = TypeVar("_R")
 
 _INLINE_BYTES_MAX: Final = 128 << 10
 """A larger read or write goes to a thread: it would keep all other requests waiting."""
@@ -38,6 +43,7 @@ class ContentRequests(Engine):
     def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
         node = self._objects.node(inode)
+        self._objects.room()
         self._hold(node)
         where = self._objects.descriptor(node)
         if not truncates(flags):
@@ -64,12 +70,9 @@ class ContentRequests(Engine):
         return self._opened(node, descriptor, flags, ctx)
 
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
-        writable = wants_write(flags)
-        self._files[descriptor] = Handle(node, writable=writable)
-        if writable:
+        if wants_write(flags):
             node.who = self._jobs.who(ctx.pid, ctx.uid)
-        self._objects.handle_opened(node)
-        return FileInfo(fh=descriptor)
+        return FileInfo(fh=self._objects.opened(node, flags, descriptor))
 
     def _clear_set_ids(self, node: Node) -> None:
         """Truncation by open ends set-user-id and set-group-id; the kernel leaves that to us."""
@@ -88,34 +91,44 @@ class ContentRequests(Engine):
     @answer_later
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Bytes of an open file."""
+        handle = self._objects.files[fh]
+        descriptor = self._objects.file(handle)
         if self._threads or size > _INLINE_BYTES_MAX:
-            return await trio.to_thread.run_sync(self._tree.read, fh, size, off)
-        return self._tree.read(fh, size, off)
+            return await self._in_thread(handle, self._tree.read, descriptor, size, off)
+        return self._tree.read(descriptor, size, off)
 
     @answer_later
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Change an open file. Unrecorded from before the call to the record after it."""
-        node = self._files[fh].node
+        handle = self._objects.files[fh]
+        descriptor = self._objects.file(handle)
+        node = handle.node
         self.recorder.mark_dirty(node)
-        if self._threads or len(buf) > _INLINE_BYTES_MAX:
+        if self._threads or len(buf) > _INLINE_BYTES_MAX or handle.synchronous:
             node.writes += 1  # a record made meanwhile may not have seen it
             try:
-                return await trio.to_thread.run_sync(self._tree.write, fh, buf, off)
+                return await self._in_thread(handle, self._tree.write, descriptor, buf, off)
             finally:
                 node.writes -= 1
-        return self._tree.write(fh, buf, off)
+        return self._tree.write(descriptor, buf, off)
 
     @answer_later
     async def flush(self, fh: FileHandleT) -> None:
         """close(2) of one descriptor: what was written is in the journal before it returns."""
-        handle = self._files[fh]
+        handle = self._objects.files[fh]
         if not handle.writable:
             return
         try:
-            if self._threads:
-                await trio.to_thread.run_sync(self._tree.report_write_errors, fh)
+            error, handle.error = handle.error, None
+            if error is not None:
+                raise error
+            if handle.descriptor < 0:
+                pass  # nothing was written since
+            elif self._threads:
+                tell = self._tree.report_write_errors
+                await self._in_thread(handle, tell, handle.descriptor)
             else:
-                self._tree.report_write_errors(fh)
+                self._tree.report_write_errors(handle.descriptor)
         finally:
             if handle.node.dirty:
                 self.recorder.content(handle.node)
@@ -123,23 +136,31 @@ class ContentRequests(Engine):
     @answer_later
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make an open file durable."""
-        node = self._files[fh].node
+        handle = self._objects.files[fh]
         try:
-            await trio.to_thread.run_sync(self._tree.sync, fh, datasync)
+            descriptor = self._objects.file(handle)
+            await self._in_thread(handle, self._tree.sync, descriptor, datasync)
         finally:
-            if node.dirty:
-                self.recorder.content(node)
+            if handle.node.dirty:
+                self.recorder.content(handle.node)
+
+    async def _in_thread(self, handle: Handle, call: Callable[[*_Ts], _R], *arguments: *_Ts) -> _R:
+        """A system call in another thread; the descriptor stays open meanwhile."""
+        handle.busy += 1
+        try:
+            return await trio.to_thread.run_sync(call, *arguments)
+        finally:
+            handle.busy -= 1
 
     @answer
     def release(self, fh: FileHandleT) -> None:
         """The last reference to an open file is gone, memory mappings included."""
-        node = self._files.pop(fh).node
+        node = self._objects.files[fh].node
         try:
             if node.dirty:
                 self.recorder.content(node)
         finally:
-            self._tree.close_descriptor(fh)
-            self._objects.handle_closed(node)
+            self._objects.closed(fh)
 
     # -- directories -----------------------------------------------------------------------------
 
@@ -147,9 +168,10 @@ class ContentRequests(Engine):
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         node = self._objects.node(inode)
+        self._objects.room()
         descriptor = self._tree.open_directory(self._objects.descriptor(node))
         self._listings[descriptor] = Listing(self._tree, node, descriptor)
-        self._objects.handle_opened(node)
+        self._objects.listing_opened(node)
         return descriptor
 
     @answer
@@ -195,7 +217,7 @@ class ContentRequests(Engine):
         """Close a directory."""
         node = self._listings.pop(fh).node
         self._tree.close_descriptor(fh)
-        self._objects.handle_closed(node)
+        self._objects.listing_closed(node)
 
     @answer_later
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:

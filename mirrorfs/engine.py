@@ -67,16 +67,6 @@ class EngineOptions:
     status: Callable[[], bytes] = bytes
 
 
-class Handle:
-    """An open file; the kernel knows it by its descriptor."""
-
-    __slots__ = ("node", "writable")
-
-    def __init__(self, node: Node, *, writable: bool) -> None:
-        self.node = node
-        self.writable = writable
-
-
 def answer(
     handler: Callable[Concatenate[_E, _P], _R],
 ) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
@@ -139,8 +129,7 @@ class Engine(pyfuse3.Operations):
         self._options = options
         self._objects = Objects(tree, options.descriptors_max)
         self.recorder = Recorder(tree, self._objects, journal)
-        self._jobs = Jobs(options.job_variables)
-        self._files: dict[int, Handle] = {}
+        self._jobs = Jobs(options.job_variables, options.descriptors_max // 32)
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
         self._stale_attributes: list[int] = []
@@ -158,7 +147,7 @@ class Engine(pyfuse3.Operations):
     @property
     def open_files(self) -> int:
         """How many file handles are open."""
-        return len(self._files)
+        return len(self._objects.files)
 
     async def poll_open_files(self) -> None:
         """Record changed files that stay open, for ever; and what requests leave for later."""
@@ -179,9 +168,8 @@ class Engine(pyfuse3.Operations):
     def finish(self) -> None:
         """After the last request: record what is still unrecorded, close everything."""
         self.record_open_files()
-        for descriptor in (*self._files, *self._listings):
+        for descriptor in self._listings:
             self._tree.close_descriptor(descriptor)
-        self._files.clear()
         self._listings.clear()
         self._objects.close()
         self._jobs.close()
@@ -277,7 +265,13 @@ class Engine(pyfuse3.Operations):
         return directory
 
     def _hold(self, node: Node) -> None:
-        """Keep an object over the removal of its name: the kernel may go on using it, and its
-        inode number must not go to another object meanwhile."""
+        """Have the descriptor and the id of an object at hand."""
         self._objects.descriptor(node)
         self._objects.identity(node)
+
+    def _hold_over_removal(self, node: Node) -> None:
+        """Keep an object whose name will be removed: the kernel may go on using it, and its inode
+        number must not go to another object meanwhile."""
+        if node.handles:
+            self._objects.room()
+        self._hold(node)

@@ -74,6 +74,7 @@ class Operations(AttributeRequests, ContentRequests):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make and open a file."""
         directory = self._directory_for(parent_inode, name, errno.EACCES)
+        self._objects.room()
         where = self._objects.descriptor(directory)
         self._objects.identity(directory)
         try:
@@ -173,7 +174,7 @@ class Operations(AttributeRequests, ContentRequests):
         directory = self._directory_for(parent, name, errno.ENOENT)
         node = self._objects.known(directory, name)
         try:
-            self._hold(node)
+            self._hold_over_removal(node)
             self._objects.identity(directory)
             where = self._objects.descriptor(directory)
             with self.recorder.change:
@@ -222,7 +223,7 @@ class Operations(AttributeRequests, ContentRequests):
     ) -> None:
         self._hold(node)
         if displaced is not None:
-            self._hold(displaced)
+            self._hold_over_removal(displaced)
         for directory in (old[0], new[0]):
             self._objects.identity(directory)
         old_at, new_at = self._objects.descriptor(old[0]), self._objects.descriptor(new[0])
