@@ -28,6 +28,8 @@ _LOCAL_MAGICS: Final = frozenset(
 )  # ext4, xfs, btrfs, tmpfs, zfs, f2fs, nilfs2, bcachefs
 _LOCAL_GRANULARITY_NS: Final = 10_000_000
 _UNKNOWN_GRANULARITY_NS: Final = 2_000_000_000
+_WHOLE_UNITS_NS: Final = 1_000_000
+_TOO_SLOW_NS: Final = 500_000
 _PROBES: Final = 48
 
 
@@ -119,7 +121,7 @@ class BackingTree:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.root)
 
     def _ctime_granularity_ns(self, magic: int) -> int:
-        """0 if any two changes with a stat between them had different times, else a safe guess."""
+        """What `granularity_ns` makes of some changes in a row."""
         name = b".mirrorfs"
         try:
             directory = self.open_reserved(name)
@@ -131,10 +133,10 @@ class BackingTree:
             file = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=directory)
             try:
                 os.unlink(probe, dir_fd=directory)
-                times = set()
+                times = []
                 for _ in range(_PROBES):
                     os.pwrite(file, b"x", 0)
-                    times.add(os.fstat(file).st_ctime_ns)
+                    times.append(os.fstat(file).st_ctime_ns)
             finally:
                 os.close(file)
         except OSError as error:
@@ -142,9 +144,7 @@ class BackingTree:
             raise CannotWriteError(f"source: {where}/.mirrorfs: {error.strerror}") from None
         finally:
             os.close(directory)
-        if len(times) == _PROBES:
-            return 0
-        return _LOCAL_GRANULARITY_NS if magic in _LOCAL_MAGICS else _UNKNOWN_GRANULARITY_NS
+        return granularity_ns(times, local=magic in _LOCAL_MAGICS)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -281,6 +281,20 @@ class BackingTree:
     def report_write_errors(self, descriptor: int) -> None:
         """What close(2) of an open file would report now (network file systems, quotas)."""
         os.close(os.dup(descriptor))
+
+
+def granularity_ns(times: list[int], *, local: bool) -> int:
+    """0 if any two changes with a stat between them have different times, else a safe guess.
+
+    `times` are the change times of an object after changes in a row. Whole seconds (ext3, old
+    network file systems) show by themselves. Where a change takes longer than a tick of the clock,
+    different times prove nothing.
+    """
+    if all(time_ns % _WHOLE_UNITS_NS == 0 for time_ns in times):
+        return _UNKNOWN_GRANULARITY_NS
+    if len(set(times)) == len(times) and times[-1] - times[0] < len(times) * _TOO_SLOW_NS:
+        return 0
+    return _LOCAL_GRANULARITY_NS if local else _UNKNOWN_GRANULARITY_NS
 
 
 def wants_write(flags: int) -> bool:

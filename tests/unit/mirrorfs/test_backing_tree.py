@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mirrorfs.backing_tree import BackingTree, truncates, wants_write
+from mirrorfs.backing_tree import BackingTree, granularity_ns, truncates, wants_write
 from mirrorfs.callers import ActingAs
 from mirrorfs.errors import UnusableError, errno_of
 from mirrorfs.inodes import Node
@@ -55,6 +56,45 @@ def test_identity(tree: BackingTree, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [".mirrorfs"]
     assert os.listdir(tmp_path / ".mirrorfs") == []
     assert tree.identity() == identity
+
+
+@pytest.mark.parametrize(("inode_bytes", "whole_seconds"), [(128, True), (256, False)])
+def test_a_source_with_times_in_whole_seconds(
+    tmp_path: Path, inode_bytes: int, whole_seconds: bool
+) -> None:
+    image, mounted = tmp_path / "image", tmp_path / "mounted"
+    mounted.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    making = ("mkfs.ext4", "-q", "-F", "-I", str(inode_bytes), image)
+    subprocess.run(making, check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    try:
+        tree = BackingTree.open(bytes(mounted), 1)
+        granularity = tree.identity().ctime_granularity_ns
+        tree.close()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert granularity == 2_000_000_000 if whole_seconds else granularity <= 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("tick", "step", "here", "elsewhere"),
+    [
+        (1, 100_001, 0, 0),
+        (4, 4_000_001, 10_000_000, 2_000_000_000),
+        (1, 4_000_001, 10_000_000, 2_000_000_000),  # one change takes as long as a tick
+        (1, 1_000_000_000, 2_000_000_000, 2_000_000_000),
+        (100, 1_000_000_000, 2_000_000_000, 2_000_000_000),
+    ],
+    ids=["fine", "ticks", "ticks, slow disk", "seconds, slow disk", "seconds"],
+)
+def test_granularity_by_the_times_of_changes(
+    tick: int, step: int, here: int, elsewhere: int
+) -> None:
+    times = [at // tick * step for at in range(100, 148)]
+    assert granularity_ns(times, local=True) == here
+    assert granularity_ns(times, local=False) == elsewhere
 
 
 def test_ids_outlive_names_and_die_with_the_object(tree: BackingTree, tmp_path: Path) -> None:
