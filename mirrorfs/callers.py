@@ -15,6 +15,7 @@ from mirrorfs.journal.record import Who
 
 _CAP_SYS_RESOURCE = 24
 _CACHED_MAX = 256
+_THREADS_MAX = 4096
 
 
 def prepare_thread() -> None:
@@ -75,6 +76,7 @@ class Jobs:
         self._prefixes = tuple(os.fsencode(name) + b"=" for name in variables)
         self._processes_max = max(1, min(processes_max, _CACHED_MAX))
         self._known: dict[int, tuple[int, str]] = {}
+        self._process_of: dict[int, int] = {}
 
     def who(self, thread: int, uid: int) -> Who:
         """The process of that thread as records name it; where nothing can be read, no job."""
@@ -85,9 +87,16 @@ class Jobs:
                 if os.pread(environment, 1, 0):
                     return Who(thread, uid, job)
             self._drop(thread)
-        pid, parent = _process(thread)
-        if pid != thread and pid in self._known:
+        pid = self._process_of.get(thread)
+        if pid is not None and os.access(b"/proc/%d/task/%d" % (pid, thread), os.F_OK):
             return self.who(pid, uid)
+        pid, parent = _process(thread)
+        if pid != thread:
+            if len(self._process_of) >= _THREADS_MAX:
+                self._process_of.clear()
+            self._process_of[thread] = pid
+            return self.who(pid, uid)
+        self._process_of.pop(thread, None)
         return Who(pid, uid, self._learn(pid, parent))
 
     def close(self) -> None:
@@ -102,8 +111,7 @@ class Jobs:
             return ""
         job = ""
         try:
-            with open(environment, "rb", closefd=False) as file:
-                job = self._job(file.read())
+            job = self._job(_read(environment))
             if not system_calls.share_memory(pid, parent):
                 self._keep(pid, environment, job)
                 environment = -1
@@ -132,11 +140,21 @@ class Jobs:
         os.close(environment)
 
 
+def _read(descriptor: int) -> bytes:
+    pieces = []
+    while piece := os.read(descriptor, 65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def _process(thread: int) -> tuple[int, int]:
     """The process a thread belongs to, and the parent of that."""
     try:
-        with open(f"/proc/{thread}/status", "rb") as file:
-            status = file.read()
+        descriptor = os.open(b"/proc/%d/status" % thread, os.O_RDONLY)
+        try:
+            status = _read(descriptor)
+        finally:
+            os.close(descriptor)
         pid = int(status.split(b"\nTgid:\t", 1)[1].split(b"\n", 1)[0])
         parent = int(status.split(b"\nPPid:\t", 1)[1].split(b"\n", 1)[0])
     except (OSError, IndexError, ValueError):

@@ -136,6 +136,31 @@ def test_a_thread_is_its_process(jobs: Jobs) -> None:
     finally:
         done.set()
         thread.join()
+    assert jobs.who(seen[0], 3) == Who(seen[0], 3, "")  # a number that nothing has
+
+
+def test_a_thread_s_number_goes_to_another_process(jobs: Jobs) -> None:
+    with _cat(JOB="7") as process:
+        jobs._process_of[process.pid] = os.getpid()  # as if it had been a thread of this one
+        assert jobs.who(process.pid, 0) == Who(process.pid, 0, "7")
+        process.communicate()
+
+
+def test_few_threads_are_remembered(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "_THREADS_MAX", 2)
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            assert thread.native_id is not None
+            assert jobs.who(thread.native_id, 0).pid == os.getpid()
+            assert len(jobs._process_of) <= 2
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_few_processes_are_remembered(jobs: Jobs) -> None:
