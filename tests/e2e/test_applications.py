@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mirrorfs.journal.control_client import ControlClient
-from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting
-from tests.support.overlay import as_user, fails, overlaid
+from tests.support.mounts import ROOT, Mounted, Mounting, mounting
+from tests.support.overlay import as_user, fails, limited, overlaid
 from tests.support.trees import snapshot
 
 pytestmark = pytest.mark.fuse
@@ -123,11 +123,7 @@ def test_a_directory_of_8_000_names(overlay: Mounted, work: Path) -> None:
 
 def test_few_descriptors(tmp_path: Path) -> None:
     """A daemon that may open few files serves a tree of many directories and open files."""
-    with overlaid(tmp_path) as overlay:
-        overlay.umount()
-        limited = ("prlimit", "--nofile=160:160", *MIRRORFS, "mount")
-        options = f"journal={overlay.journal}"
-        _run(*limited, overlay.source, overlay.mountpoint, "-o", options, cwd=ROOT)
+    with limited(tmp_path, 160) as overlay:
         places = [overlay.mountpoint / f"d{number}" for number in range(400)]
         for place in places:
             place.mkdir()

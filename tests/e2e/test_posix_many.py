@@ -6,16 +6,14 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mirrorfs.journal.control_client import ControlClient
 from tests.support.campaign import pick
-from tests.support.mounts import MIRRORFS, ROOT, Mounted
-from tests.support.overlay import fails, overlaid
+from tests.support.mounts import Mounted
+from tests.support.overlay import fails, limited, overlaid
 
 pytestmark = pytest.mark.fuse
 
@@ -44,18 +42,6 @@ for number, file in enumerate(files):
 print("used", flush=True)
 sys.stdin.readline()
 """
-
-
-@contextmanager
-def limited(base: Path, descriptors: int, *options: str) -> Iterator[Mounted]:
-    """A mount whose daemon may open so many files."""
-    with overlaid(base, *options) as overlay:
-        overlay.umount()
-        limit = ("prlimit", f"--nofile={descriptors}:{descriptors}", *MIRRORFS, "mount")
-        said = ",".join((f"journal={overlay.journal}", *options))
-        command = [*limit, str(overlay.source), str(overlay.mountpoint), "-o", said]
-        subprocess.run(command, check=True, cwd=ROOT)
-        yield overlay
 
 
 def _held(overlay: Mounted) -> int:

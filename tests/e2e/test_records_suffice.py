@@ -18,7 +18,7 @@ from mirrorfs.backing_tree import BackingTree
 from mirrorfs.journal.control_client import ControlClient
 from tests.support.campaign import FIRST_SEED, pick
 from tests.support.mounts import ROOT, Mounted
-from tests.support.overlay import head, overlaid
+from tests.support.overlay import head, limited
 from tests.support.told import Standing, Told
 
 pytestmark = pytest.mark.fuse
@@ -57,13 +57,14 @@ def settle(mounted: Mounted) -> None:
 
 @pytest.mark.parametrize(
     ("options", "rounds"),
-    [((), pick(6, 200)), (("io=threads", "journal-open-files=0.1"), 3), (("inode-cache=1000",), 2)],
-    ids=["as by default", "data in threads, open files often looked at", "few objects known"],
+    [((), pick(5, 200)), (("io=threads", "journal-open-files=0.1"), 3), (("inode-cache=1000",), 3)],
+    ids=["as by default", "data in threads, open files often looked at", "little kept"],
 )
 def test_records_of_jobs_that_run_together(
     tmp_path: Path, options: tuple[str, ...], rounds: int
 ) -> None:
-    with overlaid(tmp_path, *options) as mounted:
+    descriptors = 160 if "inode-cache=1000" in options else 20_000
+    with limited(tmp_path, descriptors, *options) as mounted:
         tree = BackingTree.open(bytes(mounted.source), 1)
         told = Told(Standing.of(tree))
         heard = head(mounted)

@@ -52,7 +52,7 @@ class BusyJob(Churn):
             os.close(self._kept.pop(0))
         how = self.random.choice((os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_CREAT))
         path = self._new() if how & os.O_CREAT else self._file()
-        self._kept.append(os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640))
+        self._kept.append(_open(path, how))
 
     def _one_kept(self) -> int:
         if not self._kept:
@@ -130,11 +130,11 @@ class BusyJob(Churn):
 
     def empty_by_reading(self) -> None:
         """Opened for reading, and emptied all the same."""
-        os.close(os.open(self._file(), os.O_RDONLY | os.O_TRUNC | os.O_NOFOLLOW))
+        os.close(_open(self._file(), os.O_RDONLY | os.O_TRUNC))
 
     def write_around_close(self) -> None:
         """Before and after a copy of the descriptor was closed."""
-        descriptor = os.open(self._file(), os.O_WRONLY | os.O_NOFOLLOW)
+        descriptor = _open(self._file(), os.O_WRONLY)
         try:
             os.write(descriptor, b"before")
             os.close(os.dup(descriptor))
@@ -145,8 +145,7 @@ class BusyJob(Churn):
 
     def write_directly(self) -> None:
         """Past the kernel's pages, to the disk."""
-        flags = os.O_WRONLY | os.O_DIRECT | os.O_SYNC | os.O_NOFOLLOW
-        descriptor = os.open(self._file(), flags)
+        descriptor = _open(self._file(), os.O_WRONLY | os.O_DIRECT | os.O_SYNC)
         try:
             with mmap.mmap(-1, 4096) as buffer:
                 buffer[:] = self.random.randbytes(4096)
@@ -156,9 +155,9 @@ class BusyJob(Churn):
 
     def copy_range(self) -> None:
         """From one file to another, in the kernel."""
-        source = os.open(self._file(), os.O_RDONLY | os.O_NOFOLLOW)
+        source = _open(self._file(), os.O_RDONLY)
         try:
-            target = os.open(self._file(), os.O_WRONLY | os.O_NOFOLLOW)
+            target = _open(self._file(), os.O_WRONLY)
             try:
                 os.copy_file_range(source, target, 5000)
             except OSError as error:
@@ -172,7 +171,7 @@ class BusyJob(Churn):
 
     def allocate(self) -> None:
         """posix_fallocate(3)."""
-        descriptor = os.open(self._file(), os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = _open(self._file(), os.O_RDWR)
         try:
             os.posix_fallocate(descriptor, 0, 5000)
         finally:
@@ -188,7 +187,7 @@ class BusyJob(Churn):
                 os.truncate(path, 3)
             else:
                 flags = os.O_TRUNC if change == 1 else 0
-                descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | flags)
+                descriptor = _open(path, os.O_WRONLY | flags)
                 try:
                     os.write(descriptor, b"as somebody")
                 finally:
@@ -204,6 +203,15 @@ class BusyJob(Churn):
     def mknod_file(self) -> None:
         """A regular file that nobody opened."""
         os.mknod(self._new(), stat.S_IFREG | 0o604)
+
+
+def _open(path: bytes, flags: int) -> int:
+    """A regular file; never waits at a fifo that another job put there."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "not a file any more", path)
+    return descriptor
 
 
 @contextlib.contextmanager
