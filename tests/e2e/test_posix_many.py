@@ -70,7 +70,7 @@ def test_more_files_open_than_the_daemon_may_open(tmp_path: Path) -> None:
         for job in jobs:
             job.communicate()
         assert [job.returncode for job in jobs] == [0, 0]
-        for number in range(2, many, 137):
+        for number in range(2, many, 100):
             content = (overlay.source / f"a-{number}").read_bytes()
             assert content == b"%d" % number + bytes(20 - len(str(number))) + b"!"
 
