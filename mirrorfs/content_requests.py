@@ -34,14 +34,24 @@ _INLINE_BYTES_MAX: Final = 128 << 10
 class ContentRequests(Engine):
     """Handlers of these requests."""
 
-    @change
-    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    @answer_later
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
+        if truncates(flags):
+            return await self._open_empty(inode, flags, ctx)
+        if wants_write(flags):
+            self.recorder.admit_writer()
         node = self._objects.node(inode)
         self._hold(node)
         where = self._objects.descriptor(node)
-        if not truncates(flags):
-            return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+        return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+
+    @change
+    def _open_empty(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """The same, emptying it."""
+        node = self._objects.node(inode)
+        self._hold(node)
+        where = self._objects.descriptor(node)
         with self.recorder.change:
             descriptor = self._tree.open_file(where, flags)
         try:
@@ -65,7 +75,7 @@ class ContentRequests(Engine):
 
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
         writable = wants_write(flags)
-        self._files[descriptor] = Handle(node, writable=writable)
+        self._files[descriptor] = Handle(node, writable=writable, pid=ctx.pid)
         if writable:
             node.who = self._jobs.who(ctx.pid, ctx.uid)
         self._objects.handle_opened(node)
@@ -95,7 +105,10 @@ class ContentRequests(Engine):
     @answer_later
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Change an open file. Unrecorded from before the call to the record after it."""
-        node = self._files[fh].node
+        handle = self._files[fh]
+        node = handle.node
+        if self.recorder.degraded:
+            await self.recorder.admitted((node,), handle.pid)
         self.recorder.mark_dirty(node)
         if self._threads or len(buf) > _INLINE_BYTES_MAX:
             node.writes += 1  # a record made meanwhile may not have seen it

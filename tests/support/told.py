@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from mirrorfs.backing_tree import BackingTree
@@ -77,14 +77,19 @@ class Told:
             else:
                 self.wrong.append(f"{record.sequence} {record.kind.label}")
 
-    def differences(self, standing: Standing) -> list[str]:
-        """Where the truth is not what was told."""
-        found = list(self.wrong)
+    def differences(self, standing: Standing, compared: Collection[ObjectId] = ()) -> list[str]:
+        """Where the truth is not what was told, but for what a look at these directories tells."""
+        found = [] if compared else list(self.wrong)
+        seen = {at for place, at in standing.places.items() if place.directory in compared}
         for place in self.places.keys() | standing.places.keys():
+            if place.directory in compared:
+                continue
             if self.places.get(place) != standing.places.get(place):
                 told, true = self.places.get(place), standing.places.get(place)
                 found.append(f"{place.name!r}: told {told!r}, is {true!r}")
         for identity, at in standing.objects.items():
+            if identity in compared or identity in seen:
+                continue
             found += self._object_differences(identity, at)
         return found
 
