@@ -99,6 +99,35 @@ class BackingTree:
         _, kind, handle = split_handle_id(identity)
         return system_calls.open_by_handle(self.root_directory, kind, handle, os.O_PATH)
 
+    def way(self, identity: ObjectId) -> list[tuple[ObjectId, bytes | None]] | None:
+        """Ids and paths of the directories from the root down to that one, both included.
+
+        None: there is no directory of that id in the tree. The paths are for people.
+        """
+        try:
+            at = self.reopen(identity)
+        except OSError:
+            return None
+        ids: list[ObjectId] = []
+        try:
+            top = os.readlink(magic_path(self.root)).rstrip(b"/") + b"/"
+            names = os.readlink(magic_path(at)).removeprefix(top).split(b"/")
+            while not os.path.samestat(found := os.fstat(at), os.fstat(self.root)):
+                above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+                ids.append(self.object_id(at))
+                os.close(at)
+                at = above
+                if os.path.samestat(found, os.fstat(at)) or found.st_dev != self.device:
+                    return None
+        except OSError:
+            return None
+        finally:
+            os.close(at)
+        ids.reverse()
+        known = len(names) == len(ids)
+        paths = [b"/".join(names[: end + 1]) if known else None for end in range(len(ids))]
+        return [(self.root_id, b""), *zip(ids, paths, strict=True)]
+
     def identity(self) -> SourceIdentity:
         """Which tree this is. Raises CannotWriteError when its reserved directory cannot be made.
 

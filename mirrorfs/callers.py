@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from types import TracebackType
 
 from mirrorfs import system_calls
@@ -49,6 +50,16 @@ class ActingAs:
     ) -> None:
         if self._change:
             system_calls.set_file_system_ids(0, 0)
+
+
+def is_killed(pid: int) -> bool:
+    """The process has been killed, and cannot end before the request it made is answered."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            pending = [line.split()[1] for line in file if line.startswith((b"SigPnd", b"ShdPnd"))]
+    except OSError:
+        return False
+    return any(int(signals, 16) >> (signal.SIGKILL - 1) & 1 for signals in pending)
 
 
 def in_group(pid: int, gid: int) -> bool:

@@ -118,6 +118,13 @@ def mount(
                                 on the disk (default: group, at most 20 ms)
       journal-open-files=SEC    record files that stay open and change (30)
       journal-segment-bytes=N   size at which a segment is sealed (67108864)
+      journal-full=degrade|block|readonly
+                                while the journal's disk is full or failing,
+                                changes go on and are found later by comparing
+                                what they touched, or wait, or fail with EROFS
+                                (default: degrade)
+      journal-reserve=N         bytes kept free there for records (16777216, at
+                                most a sixteenth of the disk)
       attr-timeout=SEC          how long the kernel keeps attributes (3600)
       inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)
@@ -171,7 +178,7 @@ def status(directory: str, as_json: bool) -> int:
     """Say how the mirrorfs of DIR fares: a journal directory, a mountpoint, or a
     volume file.
 
-    Exit code 0: it runs; 1: it runs degraded, changes go without records;
+    Exit code 0: it runs; 1: it runs degraded, no records can be made;
     2: it does not run.
     """
     journal = _journal_of(directory)

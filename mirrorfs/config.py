@@ -24,6 +24,9 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         journal_sync: "always" answers a job after its record is on the disk.
         journal_open_files: seconds between records of files that stay open and change.
         journal_segment_bytes: a segment is sealed at this size.
+        journal_full: while records cannot be made, changes go on and are found later, or wait, or
+            are refused.
+        journal_reserve: bytes kept free for records on the journal's disk.
         attr_timeout: seconds the kernel may keep attributes and names.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
@@ -40,6 +43,8 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     journal_sync: Literal["group", "always"] = "group"
     journal_open_files: float = 30.0
     journal_segment_bytes: int = 64 << 20
+    journal_full: Literal["degrade", "block", "readonly"] = "degrade"
+    journal_reserve: int = 16 << 20
     writers: Literal["one"] = "one"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
@@ -90,12 +95,14 @@ _OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpo
 _NUMBERS: Final = {
     "journal_open_files": (0.1, 86400.0),
     "journal_segment_bytes": (4096, 1 << 30),
+    "journal_reserve": (0, 1 << 40),
     "attr_timeout": (0.0, 86400.0),
     "inode_cache": (1000, 1 << 40),
 }
 _COMMA: Final = re.compile(r"(?<!\\),")
 _CHOICES: Final = {
     "journal_sync": ("group", "always"),
+    "journal_full": ("degrade", "block", "readonly"),
     "writers": ("one",),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),

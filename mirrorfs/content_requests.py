@@ -39,15 +39,26 @@ _INLINE_BYTES_MAX: Final = 128 << 10
 class ContentRequests(Engine):
     """Handlers of these requests."""
 
-    @change
-    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    @answer_later
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
+        if truncates(flags):
+            return await self._open_empty(inode, flags, ctx)
+        if wants_write(flags):
+            self.recorder.admit_writer()
         node = self._objects.node(inode)
         self._objects.room()
         self._hold(node)
         where = self._objects.descriptor(node)
-        if not truncates(flags):
-            return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+        return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+
+    @change
+    def _open_empty(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """The same, emptying it."""
+        node = self._objects.node(inode)
+        self._objects.room()
+        self._hold(node)
+        where = self._objects.descriptor(node)
         with self.recorder.change:
             descriptor = self._tree.open_file(where, flags)
         try:
@@ -72,7 +83,7 @@ class ContentRequests(Engine):
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
         if wants_write(flags):
             node.who = self._jobs.who(ctx.pid, ctx.uid)
-        return FileInfo(fh=self._objects.opened(node, flags, descriptor))
+        return FileInfo(fh=self._objects.opened(node, flags, descriptor, ctx.pid))
 
     def _clear_set_ids(self, node: Node) -> None:
         """Truncation by open ends set-user-id and set-group-id; the kernel leaves that to us."""
@@ -101,8 +112,10 @@ class ContentRequests(Engine):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Change an open file. Unrecorded from before the call to the record after it."""
         handle = self._objects.files[fh]
-        descriptor = self._objects.file(handle)
         node = handle.node
+        if self.recorder.degraded:
+            await self.recorder.admitted((node,), handle.pid)
+        descriptor = self._objects.file(handle)
         self.recorder.mark_dirty(node)
         if self._threads or len(buf) > _INLINE_BYTES_MAX or handle.synchronous:
             node.writes += 1  # a record made meanwhile may not have seen it

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -102,15 +103,22 @@ def change(
 ) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
     """`answer` for a handler that changes the source and records it.
 
-    If it fails while the recorder is owed a record, the journal is told that one is missing.
+    While records cannot be made, the journal is asked first; what the handler will touch are the
+    inodes among its arguments, of which the last is the context. If it fails while the recorder is
+    owed a record, the journal is told that one is missing.
     """
+    _, *names = inspect.signature(handler).parameters
+    inodes = [at for at, name in enumerate(names) if "inode" in name]
 
     @functools.wraps(handler)
     async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
+            if self.recorder.degraded:
+                context: Any = args[-1]
+                await self.recorder.admitted(self._known(args, inodes), context.pid)
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
-            self.recorder.failed(handler.__name__, error)
+            self.recorder.failed(handler.__name__, error, self._known(args, inodes))
             raise self.failure(handler.__name__, error) from None
 
     return handle
@@ -256,6 +264,11 @@ class Engine(pyfuse3.Operations):
         node.lookups += 1
         if len(self._objects.table.nodes) > self._shed_above:
             self._background.set()
+
+    def _known(self, args: Sequence[Any], inodes: Sequence[int]) -> list[Node]:
+        """The nodes of these arguments; those that are none any more can neither be changed."""
+        nodes = self._objects.table.nodes
+        return [nodes[args[at]] for at in inodes if args[at] in nodes]
 
     def _directory_for(self, number: int, name: bytes, error: int) -> Node:
         """The directory a name is used in; the reserved name answers `error`."""

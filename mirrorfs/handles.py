@@ -26,6 +26,7 @@ class Handle:
         writable: it may be written.  synchronous: each write waits for the disk.
         descriptor: the descriptor, or NO_DESCRIPTOR.
         referenced: it was used since the last search for descriptors to close.
+        pid: the process that opened it.
         busy: system calls in other threads that use the descriptor now.
         error: what closing the descriptor told, for the next flush to tell.
     """
@@ -36,13 +37,15 @@ class Handle:
         "error",
         "flags",
         "node",
+        "pid",
         "referenced",
         "synchronous",
         "writable",
     )
 
-    def __init__(self, node: Node, flags: int, descriptor: int) -> None:
+    def __init__(self, node: Node, flags: int, descriptor: int, pid: int) -> None:
         self.node = node
+        self.pid = pid
         self.flags = flags & ~_ONCE
         self.writable = wants_write(flags)
         self.synchronous = bool(flags & _SLOW)
@@ -76,10 +79,10 @@ class Handles:
         """How many descriptors they hold."""
         return len(self._open)
 
-    def add(self, node: Node, flags: int, descriptor: int) -> int:
+    def add(self, node: Node, flags: int, descriptor: int, pid: int) -> int:
         """A file was opened. Returns its number."""
         self._last += 1
-        handle = Handle(node, flags, descriptor)
+        handle = Handle(node, flags, descriptor, pid)
         self._numbered[self._last] = handle
         self._open[handle] = None
         return self._last

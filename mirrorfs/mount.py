@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -46,7 +47,9 @@ from mirrorfs.journal.recovery import (
 )
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
+from mirrorfs.marks import Mark, Noted, decode
 from mirrorfs.operations import EngineOptions, Operations
+from mirrorfs.reserve import Reserve
 from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ LOG_NAME: Final = "mirrorfs.log"
 _NODE_BYTES_MAX = 64
 _UNCLEAN = "mirrorfs stopped without unmounting"
 _MNT_DETACH = 2
+_TASKS_MAX = 99
+_TASKS_WAITING_MAX = 4096
 
 _RESTRICTIONS: Final = (
     (os.ST_NOSUID, "nosuid", "suid"),
@@ -114,7 +119,15 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         predecessor.lock(directory, volume.journal)
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
-        journal = EnduringJournal(opened.writer, directory, identity.root)
+        journal = EnduringJournal(
+            opened.writer,
+            directory,
+            identity.root,
+            directory=volume.journal,
+            ways=tree.way,
+            reserve_bytes=volume.journal_reserve,
+            when_full=volume.journal_full,
+        )
         _begin(volume, journal, opened, directory)
         try:
             served = _Served(volume, tree, journal)
@@ -173,10 +186,16 @@ def _open_journal(
     options = WriterOptions(
         sync=volume.journal_sync, segment_bytes_max=volume.journal_segment_bytes
     )
+    identifier = identifier or directory.make_uuid()
+    reserve = Reserve(volume.journal, volume.journal_reserve)
     try:
-        opened = open_journal(
-            volume.journal, identifier or directory.make_uuid(), identity, host(), options
-        )
+        while True:
+            try:
+                opened = open_journal(volume.journal, identifier, identity, host(), options)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.give():
+                    raise
     except (JournalBusyError, JournalRefusedError) as error:
         raise RefusedError(f"journal: {error}") from None
     except CorruptionError as error:
@@ -190,22 +209,34 @@ def _begin(
     volume: Volume, journal: EnduringJournal, opened: Opened, directory: VolumeDirectory
 ) -> None:
     """The first records, durable before anything can change through the mount."""
-    degraded = directory.degraded()
-    clean = opened.clean and not degraded
+    root = opened.writer.header.source.root
+    noted = _noted(directory, root)
+    clean = opened.clean and noted is None
     mountpoint = os.fsencode(volume.mountpoint or volume.source)
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
+    record = Mount(host(), os.getpid(), version(), mountpoint, clean)
+    active = () if opened.clean else (Mark(root, True, b""),)
     try:
-        record = Mount(host(), os.getpid(), version(), mountpoint, clean)
-        journal.writer.append(Kind.MOUNT, record)
-        if not clean:
-            sequence = journal.cover(_UNCLEAN)
-            _log.warning("%s: reconcile of the tree is %d", _UNCLEAN, sequence)
-        journal.writer.sync()
-        if degraded:
-            directory.clear_degraded()
+        journal.begin(record, active, _UNCLEAN, noted)
     except (JournalWriteError, OSError) as error:
         raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
+    try:
+        directory.prepare_marks()
+    except OSError as error:
+        _log.warning("no space can be kept in the source for marks: %s", error.strerror)
+
+
+def _noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
+    """What the mirrorfs before this one marked as changed without a record."""
+    data = directory.read_marks()
+    if data is None:
+        return None
+    noted = decode(data)
+    if noted is not None:
+        return noted
+    _log.warning("the marks cannot be read: everything is compared")
+    return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))
 
 
 def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> None:
@@ -285,7 +316,8 @@ class _Served:
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
             ready()
             request_loop.install(patient=self._volume.io == "inline")
-            await pyfuse3.main()
+            tasks = _TASKS_WAITING_MAX if self._volume.journal_full == "block" else _TASKS_MAX
+            await pyfuse3.main(max_tasks=tasks)
             nursery.cancel_scope.cancel()
 
     async def _end_on_signal(self) -> None:
@@ -297,6 +329,7 @@ class _Served:
             async for _ in signals:
                 _log.warning("told twice to end: those who still use the mount get errors")
                 pyfuse3.terminate()
+                self._journal.abandon()
                 return
 
     def _unmount(self) -> None:
@@ -363,6 +396,12 @@ class _Served:
             head=self._journal.writer.head,
             durable_head=self._journal.writer.durable_head,
             degraded=self._journal.degraded,
+            degraded_since_ns=self._journal.since_ns,
+            marks=self._journal.marks,
+            everything=self._journal.everything,
+            journal_full=self._volume.journal_full,
+            room_bytes=self._journal.room.bytes,
+            room_seconds=self._journal.room.seconds,
             nodes=self.operations.nodes,
             open_files=self.operations.open_files,
         )

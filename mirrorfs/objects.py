@@ -176,10 +176,10 @@ class Objects:
         if self._held >= self._refuse_from:
             raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
-    def opened(self, node: Node, flags: int, descriptor: int) -> int:
-        """A file was opened. Returns the number of its handle."""
+    def opened(self, node: Node, flags: int, descriptor: int, pid: int) -> int:
+        """A file was opened by that process. Returns the number of its handle."""
         node.handles += 1
-        number = self.files.add(node, flags, descriptor)
+        number = self.files.add(node, flags, descriptor, pid)
         self._close_some(node, self.files[number])
         return number
 

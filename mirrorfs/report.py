@@ -21,6 +21,7 @@ from mirrorfs.journal.record import (
     Unmount,
 )
 
+_MEANWHILE = {"block": "wait", "readonly": "are refused"}
 _PRINTABLE = frozenset(range(0x20, 0x7F)) - {0x5C}
 
 
@@ -89,11 +90,31 @@ def status_lines(status: Status) -> list[str]:
         f"  source      {escaped(status.source)}",
         f"  mountpoint  {escaped(status.mountpoint)}",
         f"  journal     {status.head} records, {durable}",
+        f"  room        {_room(status)}",
         f"  in use      {status.nodes} objects, {status.open_files} open files",
     ]
     if status.degraded is not None:
-        lines.append(f"  DEGRADED    {status.degraded}: changes go on without records")
+        changes = _MEANWHILE.get(status.journal_full, "go on without records")
+        lines.append(f"  DEGRADED    {status.degraded}: changes {changes}")
+        lines.append(f"              since {moment(status.degraded_since_ns)}; {_marked(status)}")
     return lines
+
+
+def _room(status: Status) -> str:
+    """What is left on the journal's disk."""
+    if status.room_bytes is None:
+        return "not known"
+    left = f"{status.room_bytes} bytes on the journal's disk"
+    if status.room_seconds is None:
+        return left
+    return f"{left}, {status.room_seconds / 3600:.1f} hours at the rate of late"
+
+
+def _marked(status: Status) -> str:
+    if status.everything:
+        return "the whole tree is marked to be compared"
+    directories = "1 directory" if status.marks == 1 else f"{status.marks} directories"
+    return f"{directories} marked to be compared"
 
 
 def status_value(status: Status) -> dict[str, Any]:
@@ -107,6 +128,12 @@ def status_value(status: Status) -> dict[str, Any]:
         "head": status.head,
         "durable_head": status.durable_head,
         "degraded": status.degraded,
+        "degraded_since": moment(status.degraded_since_ns) if status.degraded else None,
+        "marks": status.marks,
+        "everything": status.everything,
+        "journal_full": status.journal_full,
+        "room_bytes": status.room_bytes,
+        "room_seconds": status.room_seconds,
         "nodes": status.nodes,
         "open_files": status.open_files,
     }

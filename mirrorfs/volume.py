@@ -1,4 +1,4 @@
-"""The reserved directory `.mirrorfs` at the root of a source: who this volume is, what is degraded.
+"""The reserved directory `.mirrorfs` at the root of a source: who this volume is, what is marked.
 
 Works relative to the root's descriptor, so it means the source even when a mount lies over it. It
 keeps nothing else there and touches no mirrored file.
@@ -7,6 +7,7 @@ keeps nothing else there and touches no mirrored file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -19,7 +20,9 @@ _log = logging.getLogger(__name__)
 
 RESERVED: Final = ".mirrorfs"
 _UUID_NAME = "volume"
-_DEGRADED_NAME = "degraded"
+_MARKS_NAME = "degraded"
+_SPARE_NAME = "spare"
+_SPARE_BYTES = 64 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -29,6 +32,8 @@ class VolumeDirectory:
     def __init__(self, root_fd: int, source: str) -> None:
         """Open or make it. UnusableError, CannotWriteError."""
         self._source = source
+        self._marks_fd = -1
+        self._marks_end = 0
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=root_fd)
@@ -42,6 +47,7 @@ class VolumeDirectory:
 
     def close(self) -> None:
         """Let the source go."""
+        self._close_marks()
         os.close(self._fd)
 
     def lock(self) -> None:
@@ -79,24 +85,87 @@ class VolumeDirectory:
             raise CannotWriteError(f"{path}: {error.strerror}") from None
         return made.bytes
 
-    def degraded(self) -> bool:
-        """A mirrorfs before this one could not journal everything."""
-        return os.access(_DEGRADED_NAME, os.F_OK, dir_fd=self._fd)
+    # -- the file of marks: which directories were changed without a record ----------------------
 
-    def set_degraded(self, reason: str) -> None:
-        """Say durably that changes go without records from now on. OSError."""
-        self._write(_DEGRADED_NAME, f"{reason}\n".encode())
+    @property
+    def marks_begun(self) -> bool:
+        """There is one, begun by us."""
+        return self._marks_fd >= 0
 
-    def clear_degraded(self) -> None:
-        """A durable record covers them now. OSError."""
+    def read_marks(self) -> bytes | None:
+        """What a mirrorfs before this one left; None if there is none. UnusableError."""
+        try:
+            return self._read(_MARKS_NAME)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            path = f"{self._source}/{RESERVED}/{_MARKS_NAME}"
+            raise UnusableError(f"{path}: {error.strerror}") from None
+
+    def prepare_marks(self) -> None:
+        """Take space for some marks now: the source may be full when they are needed. OSError."""
+        fd = self._open_spare()
+        try:
+            os.ftruncate(fd, 0)
+            os.posix_fallocate(fd, 0, _SPARE_BYTES)
+        finally:
+            os.close(fd)
+
+    def begin_marks(self, data: bytes) -> None:
+        """Make the file with that in it, whole and durable, in place of one that is there.
+
+        OSError.
+        """
+        fd = self._open_spare()
+        try:
+            _write_all(fd, data, 0)
+            os.fsync(fd)
+            os.replace(_SPARE_NAME, _MARKS_NAME, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.fsync(self._fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._close_marks()
+        self._marks_fd, self._marks_end = fd, len(data)
+
+    def append_marks(self, data: bytes) -> None:
+        """Write more behind it, durably. OSError: it may be there, or in part, or not."""
+        _write_all(self._marks_fd, data, self._marks_end)
+        os.fdatasync(self._marks_fd)
+        self._marks_end += len(data)
+
+    def overwrite_marks(self, data: bytes) -> None:
+        """Write that over the beginning, where no more space is needed: what is left of the rest
+        makes the file unreadable if `data` does not end it. OSError."""
+        if not self.marks_begun:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        _write_all(self._marks_fd, data, 0)
+        os.fdatasync(self._marks_fd)
+
+    def clear_marks(self) -> None:
+        """Durable records cover them now. OSError."""
+        self._close_marks()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_DEGRADED_NAME, dir_fd=self._fd)
+            os.unlink(_MARKS_NAME, dir_fd=self._fd)
         os.fsync(self._fd)
+        with contextlib.suppress(OSError):
+            self.prepare_marks()
+
+    def _open_spare(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(_SPARE_NAME, flags, 0o600, dir_fd=self._fd)
+
+    def _close_marks(self) -> None:
+        if self._marks_fd >= 0:
+            os.close(self._marks_fd)
+            self._marks_fd = -1
+
+    # -- small files -----------------------------------------------------------------------------
 
     def _read(self, name: str) -> bytes:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
-            return os.read(fd, 4096)
+            return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
         finally:
             os.close(fd)
 
@@ -112,3 +181,9 @@ class VolumeDirectory:
             os.close(fd)
         os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    """All of it, or OSError."""
+    if os.pwrite(fd, data, offset) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -60,7 +60,7 @@ class StatusReader:
     def read(self) -> VolumeReport:
         """The status now. OSError."""
         now_ns = time.time_ns()
-        volume = self._volume()
+        volume = self._volume(now_ns)
         reports = read_reports(self._settings.journal)
         sites = [
             self._site(each, reports.pop(each.name, None), now_ns) for each in self._settings.sites
@@ -78,14 +78,14 @@ class StatusReader:
 
     # the volume --------------------------------------------------------------------------------
 
-    def _volume(self) -> VolumeStatus:
+    def _volume(self, now_ns: int) -> VolumeStatus:
         journal = self._settings.journal
         problems: list[Problem] = []
         told, mounted = _ask(journal)
         if mounted is False:
             problems.append(_warning("mirrorfs is not mounted: changes go without records"))
         if told is not None and told.degraded is not None:
-            problems.append(_warning(f"mirrorfs is degraded: {told.degraded}"))
+            problems.append(_warning(f"mirrorfs is degraded: {_degraded(told, now_ns)}"))
         head = self._head()
         header = None if self._reader is None else self._reader.header
         if self._corrupt is not None:
@@ -98,6 +98,8 @@ class StatusReader:
             mounted=mounted,
             mountpoint=None if told is None else escaped(told.mountpoint),
             degraded=None if told is None else told.degraded,
+            degraded_since=moment(told.degraded_since_ns) if told and told.degraded else None,
+            marked=None if told is None else told.marks,
             problems=tuple(problems),
         )
 
@@ -205,6 +207,13 @@ def _ask(journal: str) -> tuple[Status | None, bool | None]:
         return None, False
     except (ControlError, OSError):
         return None, None
+
+
+def _degraded(told: Status, now_ns: int) -> str:
+    """Why, since when, and how much will be compared."""
+    since = span(max(0, now_ns - told.degraded_since_ns) / 1e9)
+    marked = "the whole tree" if told.everything else count(told.marks, "mark")
+    return f"{told.degraded}; for {since}; {marked} to compare"
 
 
 def _working_now(report: SiteReport, at: Standing) -> int:

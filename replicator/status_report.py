@@ -47,7 +47,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         head: newest record. mounted: whether mirrorfs runs.
-        degraded: why changes go on without records.
+        degraded: why no records can be made; degraded_since: since when, UTC.
+        marked: directories that were changed meanwhile, to be compared.
     """
 
     journal: str
@@ -57,6 +58,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     mounted: bool | None = None
     mountpoint: str | None = None
     degraded: str | None = None
+    degraded_since: str | None = None
+    marked: int | None = None
     problems: tuple[Problem, ...] = ()
 
 

@@ -69,7 +69,12 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     """What mirrorfs says of itself.
 
     Attributes:
-        degraded: why records cannot be appended; None while they can.
+        degraded: why records cannot be made; None while they can.
+        degraded_since_ns: since when, nanoseconds since 1970.
+        marks: so many directories are marked as changed without a record; `everything`: the tree.
+        journal_full: what becomes of changes meanwhile: "degrade", "block" or "readonly".
+        room_bytes: left on the journal's disk beside the reserve; None: not known.
+        room_seconds: for how long, at the rate of late; None: it does not get less.
         nodes, open_files: what the kernel holds at the moment.
     """
 
@@ -83,6 +88,12 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     degraded: str | None
     nodes: int
     open_files: int
+    degraded_since_ns: int = 0
+    marks: int = 0
+    everything: bool = False
+    journal_full: str = "degrade"
+    room_bytes: int | None = None
+    room_seconds: float | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

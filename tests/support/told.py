@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -104,23 +104,34 @@ class Told:
             else:
                 self.wrong.append(f"{record.sequence} {record.kind.label}")
 
-    def differences(self, standing: Standing) -> list[str]:
-        """Where the truth is not what was told."""
-        found = list(self.wrong)
-        for path in self.paths.keys() | standing.paths.keys():
-            if self.paths.get(path) != standing.paths.get(path):
-                known, true = self.paths.get(path), standing.paths.get(path)
-                found.append(f"{path!r}: told {known!r}, is {true!r}")
+    def differences(self, standing: Standing, compared: Collection[ObjectId] = ()) -> list[str]:
+        """Where the truth is not what was told, but for what a look at these directories tells."""
+        found = [] if compared else list(self.wrong)
+        seen = {at for place, at in standing.places.items() if place.directory in compared}
+        if not compared:
+            found += self._path_differences(standing)
         for place in self.places.keys() | standing.places.keys():
+            if place.directory in compared:
+                continue
             if self.places.get(place) != standing.places.get(place):
                 told, true = self.places.get(place), standing.places.get(place)
                 found.append(f"{place.name!r}: told {told!r}, is {true!r}")
         for identity, at in standing.objects.items():
+            if identity in compared or identity in seen:
+                continue
             found += self._object_differences(identity, at)
             if identity in self._before.objects and identity not in self._attributes_told:
                 found += self._untold(identity, at, standing)
         self._before = standing
         self._attributes_told.clear()
+        return found
+
+    def _path_differences(self, standing: Standing) -> list[str]:
+        found = []
+        for path in self.paths.keys() | standing.paths.keys():
+            if self.paths.get(path) != standing.paths.get(path):
+                told, true = self.paths.get(path), standing.paths.get(path)
+                found.append(f"{path!r}: told {told!r}, is {true!r}")
         return found
 
     def _untold(self, identity: ObjectId, at: os.stat_result, now: Standing) -> list[str]:

@@ -176,7 +176,7 @@ def _opened(objects: Objects, tree: BackingTree, name: str, flags: int) -> int:
     objects.room()
     where = objects.descriptor(node)
     objects.identity(node)
-    return objects.opened(node, flags, tree.open_file(where, flags))
+    return objects.opened(node, flags, tree.open_file(where, flags), 0)
 
 
 def _read(objects: Objects, tree: BackingTree, number: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,5 +125,25 @@ def test_status() -> None:
         open_files=1,
     )
     assert "  journal     9 records, 1 not yet durable" in report.status_lines(status)
-    assert report.status_lines(status)[-1].startswith("  DEGRADED    no space")
+    *_, room, _, degraded, marked = report.status_lines(status)
+    assert room == "  room        not known"
+    assert degraded == "  DEGRADED    no space: changes go on without records"
+    assert marked.endswith(
+        "  since 1970-01-01T00:00:00.000000Z; 0 directories marked to be compared"
+    )
+    for marks, everything, said in (
+        (1, False, "1 directory marked to be compared"),
+        (1, True, "the whole tree is marked to be compared"),
+    ):
+        marked_so = msgspec.structs.replace(status, marks=marks, everything=everything)
+        assert report.status_lines(marked_so)[-1].endswith(said)
+    blocking = msgspec.structs.replace(
+        status, journal_full="block", room_bytes=4096, room_seconds=5400.0
+    )
+    lines = report.status_lines(blocking)
+    assert "  room        4096 bytes on the journal's disk, 1.5 hours at the rate of late" in lines
+    assert "  DEGRADED    no space: changes wait" in lines
+    roomy = msgspec.structs.replace(status, room_bytes=4096, degraded=None)
+    assert "  room        4096 bytes on the journal's disk" in report.status_lines(roomy)
+    assert report.status_value(roomy)["degraded_since"] is None
     assert report.status_value(status)["source"] == "/s\\xff"
