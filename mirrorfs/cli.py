@@ -117,7 +117,15 @@ def mount(
       journal-sync=group|always answer a job at once, or after its record is
                                 on the disk (default: group, at most 20 ms)
       journal-open-files=SEC    record files that stay open and change (30)
-      journal-segment-bytes=N   size at which a segment is sealed (67108864)
+      journal-segment-bytes=N   size at which a segment is sealed (64M)
+      journal-segment-age=SEC   age at which it is sealed (1h)
+      journal-compression=zstd|none
+                                of sealed segments (zstd)
+      journal-keep=SEC          keep records for so long, even if every site has
+                                passed them (7d)
+      journal-detached-keep=SEC, journal-detached-bytes=N
+                                for how long, and how much, is kept for a
+                                detached site (30d, 64G)
       attr-timeout=SEC          how long the kernel keeps attributes (3600)
       inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)

@@ -212,6 +212,28 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
 
 @cli.command()
 @_of_volume
+@_with_sites("The site.", metavar="NAME")
+@click.option("--forget", is_flag=True, help="Keep nothing for it: it does not come back.")
+def detach(volume: str | None, journal: str | None, sites: tuple[str, ...], forget: bool) -> None:
+    """Say that a site is away, and may stay away for long.
+
+    The journal keeps all records for an attached site, however far it is
+    behind; for a detached one only for some time and up to some size (the mount
+    options journal-detached-keep and journal-detached-bytes). 'replicator run'
+    and 'replicator attach' attach it again. If records it needs are gone then,
+    it gets an initial copy.
+    """
+    if len(sites) != 1:
+        raise UsageError("option '--site': one is needed: --site NAME")
+    name = parse_site_name(sites[0])
+    settings = load_volume(volume, journal)
+    from replicator import daemon  # here: it loads the engine, others need not
+
+    print(f"{name}: {daemon.detach(settings.journal, name, forget=forget)}")
+
+
+@cli.command()
+@_of_volume
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object; see the manual.")
 @click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
 def status(volume: str | None, journal: str | None, as_json: bool, watch: bool) -> int:
