@@ -142,7 +142,7 @@ class SiteDriver:
         while True:
             try:
                 if self._engine is None:
-                    await trio.to_thread.run_sync(self.open)
+                    await self._reopen()
                 if await self._work():
                     break
                 tries = 0
@@ -161,6 +161,11 @@ class SiteDriver:
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
         self.report()
+
+    async def _reopen(self) -> None:
+        await trio.to_thread.run_sync(self.open)
+        if self.is_initial:
+            self._enter(Phase.INITIAL_COPY, "")
 
     async def _look_again(self, error: Exception) -> bool:
         """Whether another look at the cursor may help: records went while it was detached, say."""

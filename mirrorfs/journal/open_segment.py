@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple, Protocol
 
 from mirrorfs.journal.blocks import (
+    BLOCK_BYTES,
     TRAILER_BYTES,
     BlockCoder,
     Index,
@@ -85,6 +86,14 @@ def read_index(fd: int, head: Head) -> Index:
     return decode_index(os.pread(fd, stop - start, start), start, head.length, head.header.first)
 
 
+class Frames(NamedTuple):
+    """Whole frames as they stand in a segment: of the records from `first` to before `end`."""
+
+    data: bytes
+    first: SequenceNumber
+    end: SequenceNumber
+
+
 class OpenSegment(Protocol):
     """A segment being read.
 
@@ -104,6 +113,9 @@ class OpenSegment(Protocol):
 
     def read(self, wanted: Wanted | None = None) -> list[Record] | None:
         """The wanted ones of the next whole records; None if there are no more, for now."""
+
+    def take(self, until: SequenceNumber) -> Frames | None:
+        """The next whole frames, up to before record `until`, checked; None if there are none."""
 
     def skip(self, until: SequenceNumber | None = None) -> None:
         """Go to just before record `until`, or to the end of the whole records."""
@@ -166,6 +178,23 @@ class PlainSegment:
         self.sequence = found.sequence
         return found.records if found.length else None
 
+    def take(self, until: SequenceNumber) -> Frames | None:
+        first = self.sequence
+        if first >= until:
+            return None
+        for size in (_CHUNK_BYTES, _FRAME_BYTES_MAX):
+            data = os.pread(self._fd, size, self.offset)
+            scan = scan_records(data, first, self.offset, until, BLOCK_BYTES)
+            if scan.length or scan.error is not None or len(data) < size:
+                break
+        if not scan.length:
+            if scan.error is not None:
+                self._judge(scan.error)
+            return None
+        self.offset += scan.length
+        self.sequence = scan.sequence
+        return Frames(data[: scan.length], first, scan.sequence)
+
     def skip(self, until: SequenceNumber | None = None) -> None:
         size = _CHUNK_BYTES
         while self.sequence != until:
@@ -227,27 +256,42 @@ class CompressedSegment:
         if self.sequence >= self.index.end:
             return None
         number = self.index.number_of(self.sequence)
-        frames = memoryview(self.frames(number))
         at = self.index.blocks[number]
+        frames = self._rest_of(number)
         try:
-            scan = scan_records(frames, at.first, until=self.sequence)
-            found = select_records(frames[scan.length :], self.sequence, 0, wanted)
+            found = select_records(frames, self.sequence, 0, wanted)
         except CorruptionError as error:
-            reason = f"in the block there: {error.reason}"
-            raise CorruptionError(at.offset, reason, self.path) from None
-        after = self.index.after(number)
-        if scan.length + found.length != len(frames) or found.sequence != after:
+            raise self._bad(at.offset, error) from None
+        if found.length != len(frames) or found.sequence != self.index.after(number):
             raise CorruptionError(at.offset, "a block that is not whole records", self.path)
-        self.sequence = after
+        self.sequence = found.sequence
         return found.records
 
-    def frames(self, number: int) -> bytes:
-        """The frames of that block, as they were appended. CorruptionError, OSError."""
+    def take(self, until: SequenceNumber) -> Frames | None:
+        first = self.sequence
+        if first >= min(self.index.end, until):
+            return None
+        number = self.index.number_of(first)
+        frames = self._rest_of(number)
+        scan = scan_records(frames, first, until=until)
+        if scan.error is not None or scan.sequence != min(self.index.after(number), until):
+            error = scan.error or CorruptionError(0, "no whole records")
+            raise self._bad(self.index.blocks[number].offset, error)
+        self.sequence = scan.sequence
+        return Frames(bytes(frames[: scan.length]), first, scan.sequence)
+
+    def _rest_of(self, number: int) -> memoryview:
+        """The frames of that block from our record on. CorruptionError, OSError."""
         start, stop = self.index.bounds(number)
         try:
-            return self._coder.decode(os.pread(self._fd, stop - start, start), self.index, number)
+            frames = self._coder.decode(os.pread(self._fd, stop - start, start), self.index, number)
         except CorruptionError as error:
             raise error.of(self.path) from None
+        first = self.index.blocks[number].first
+        return memoryview(frames)[scan_records(frames, first, until=self.sequence).length :]
+
+    def _bad(self, offset: int, error: CorruptionError) -> CorruptionError:
+        return CorruptionError(offset, f"in the block there: {error.reason}", self.path)
 
     def skip(self, until: SequenceNumber | None = None) -> None:
         end = self.index.end

@@ -7,6 +7,7 @@ to write and takes no lock; it never repairs anything and never passes over a re
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -104,6 +105,12 @@ class JournalReader:
         segments = self.segments()
         return segments[0].first if segments else SequenceNumber(0)
 
+    def flags(self, segment: SegmentName) -> int:
+        """The flags of its header. CorruptionError; FileNotFoundError if it was just removed."""
+        opened = self._open_segment(segment)
+        opened.close()
+        return opened.flags
+
     def disk_bytes(self) -> int:
         """What the segments take on the disk."""
         taken = 0
@@ -152,6 +159,17 @@ class JournalReader:
         """
         known = self.incarnations()
         return resolve(self.header.journal, known, self.first(), (journal, tag, sequence))
+
+    def since(self, time_ns: int) -> SequenceNumber:
+        """A record no later than the first one from that time on; by the clock of the writer."""
+        segments = self.segments()
+        for segment, following in itertools.pairwise(segments):
+            with contextlib.suppress(FileNotFoundError):  # removed just now
+                opened = self._open_segment(following)
+                opened.close()
+                if opened.header.created_ns > time_ns:
+                    return segment.first
+        return segments[-1].first if segments else self.position
 
     # Reading
 
