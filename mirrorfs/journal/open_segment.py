@@ -158,10 +158,11 @@ class PlainSegment:
         self._suspect: tuple[int, int, CorruptionError] | None = None
 
     def close(self) -> None:
-        """See OpenSegment, here and below."""
+        """See OpenSegment."""
         os.close(self._fd)
 
     def read(self, wanted: Wanted | None = None) -> list[Record] | None:
+        """See OpenSegment."""
         for size in (_CHUNK_BYTES, _FRAME_BYTES_MAX):
             data = os.pread(self._fd, size, self.offset)
             try:
@@ -179,6 +180,7 @@ class PlainSegment:
         return found.records if found.length else None
 
     def take(self, until: SequenceNumber) -> Frames | None:
+        """See OpenSegment."""
         first = self.sequence
         if first >= until:
             return None
@@ -196,6 +198,7 @@ class PlainSegment:
         return Frames(data[: scan.length], first, scan.sequence)
 
     def skip(self, until: SequenceNumber | None = None) -> None:
+        """See OpenSegment."""
         size = _CHUNK_BYTES
         while self.sequence != until:
             data = os.pread(self._fd, size, self.offset)
@@ -213,9 +216,11 @@ class PlainSegment:
                 size = _FRAME_BYTES_MAX
 
     def rest(self) -> int:
+        """See OpenSegment."""
         return max(os.fstat(self._fd).st_size - self.offset, 0)
 
     def leftover(self) -> CorruptionError:
+        """See OpenSegment."""
         if self._suspect is not None and self._suspect[0] == self.offset:
             return self._suspect[2].of(self.path)
         return CorruptionError(self.offset, "a record cut short in a sealed segment", self.path)
@@ -249,10 +254,11 @@ class CompressedSegment:
         self._coder = BlockCoder()
 
     def close(self) -> None:
-        """See OpenSegment, here and below."""
+        """See OpenSegment."""
         os.close(self._fd)
 
     def read(self, wanted: Wanted | None = None) -> list[Record] | None:
+        """See OpenSegment."""
         if self.sequence >= self.index.end:
             return None
         number = self.index.number_of(self.sequence)
@@ -268,6 +274,7 @@ class CompressedSegment:
         return found.records
 
     def take(self, until: SequenceNumber) -> Frames | None:
+        """See OpenSegment."""
         first = self.sequence
         if first >= min(self.index.end, until):
             return None
@@ -294,11 +301,14 @@ class CompressedSegment:
         return CorruptionError(offset, f"in the block there: {error.reason}", self.path)
 
     def skip(self, until: SequenceNumber | None = None) -> None:
+        """See OpenSegment."""
         end = self.index.end
         self.sequence = end if until is None else min(max(until, self.segment.first), end)
 
     def rest(self) -> int:
+        """See OpenSegment."""
         return 0
 
     def leftover(self) -> CorruptionError:
+        """See OpenSegment."""
         return CorruptionError(self.index.stop, "bytes that are no record", self.path)
