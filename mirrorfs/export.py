@@ -51,7 +51,8 @@ def span_of(reader: JournalReader, since: Bound | None, until: Bound | None) -> 
         first = since
     last = head
     if isinstance(until, Moment):
-        last = SequenceNumber(_first_from(reader, first, until.time_ns + 1, head) - 1)
+        after = _first_from(reader, first, until.time_ns + 1, head)
+        last = SequenceNumber(min(after - 1, head))
     elif until is not None:
         last = SequenceNumber(min(until, head))
     if first > last:

@@ -97,7 +97,11 @@ class Upkeep:
         try:
             await trio.sleep_forever()
         finally:
-            self._stop.set()
+            self.stop()
+
+    def stop(self) -> None:
+        """Let `work` end soon. From any thread."""
+        self._stop.set()
 
     def work(self) -> None:
         """Do what is to be done now. Blocks; never raises."""

@@ -13,7 +13,6 @@ from mirrorfs.journal.record import (
     Body,
     Change,
     Checkpoint,
-    Epoch,
     Kind,
     Mount,
     Reconcile,
@@ -75,8 +74,8 @@ def record_line(record: Record) -> str:
             words.append(f"{where}{' and below' if whole else ''}: {reason}")
         case Checkpoint(name):
             words.append(name)
-        case Epoch(epoch, reason):
-            words.append(f"{epoch}: {reason}")
+        case _ as body:
+            words.append(f"{body.epoch}: {body.reason}")
     return "  ".join(words)
 
 
@@ -122,8 +121,8 @@ def _body_value(kind: Kind, body: Body) -> dict[str, Any]:
             }
         case Checkpoint(name):
             return {"name": name}
-        case Epoch(epoch, reason):
-            return {"epoch": epoch, "reason": reason}
+        case _:
+            return {"epoch": body.epoch, "reason": body.reason}
 
 
 def _change_value(kind: Kind, change: Change) -> dict[str, Any]:

@@ -284,3 +284,32 @@ def test_a_stop_leaves_nothing_behind(tmp_path: Path) -> None:
     assert steps > 4
     assert flags(tmp_path)[0] == COMPRESSED
     assert all_records(tmp_path) == before
+
+
+def test_nothing_is_given_up_before_its_copy_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written, synced, read back, renamed, the directory synced: in this order."""
+    filled(tmp_path)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    calls: list[str] = []
+
+    class Told:
+        def __getattr__(self, name: str) -> object:
+            real = getattr(os, name)
+            if name not in ("write", "fsync", "posix_fadvise", "pread", "replace"):
+                return real
+
+            def call(*arguments: object, **keywords: object) -> object:
+                calls.append(name)
+                return real(*arguments, **keywords)
+
+            return call
+
+    monkeypatch.setattr(compressing, "os", Told())
+    assert compress_segment(fd, list_segments(fd)[0], lambda _: None)
+    os.close(fd)
+    written = len(calls) - calls[::-1].index("write") - 1
+    assert calls[written + 1 : written + 3] == ["fsync", "posix_fadvise"]
+    assert set(calls[written + 3 : -2]) == {"pread"}
+    assert calls[-2:] == ["replace", "fsync"]

@@ -247,6 +247,21 @@ def test_a_trail_of_an_object_that_the_source_names() -> None:
     assert trail(sample().records, b"e/d2/f", G) == [6, 7, 8, 11]
 
 
+def test_an_object_that_the_source_names_is_not_another_one() -> None:
+    """Though the last record of the path was about another: that one was moved behind the mount."""
+    assert trail(sample().records, b"e/g", G) == [5, 6, 7, 10, 11, 13]
+
+
+def test_records_without_a_path_or_with_another_name_teach_nothing() -> None:
+    tree = sample()
+    elsewhere = Change(F, (Place(ROOT, b"x"),), b"d/f", FILE, 2)
+    nameless = Change(F, (), None, FILE, 0)
+    for body in (elsewhere, nameless):
+        tree.records.append(Record(SequenceNumber(99), 99, Kind.ATTRIBUTES, 1, body))
+    assert through(tree.records, Search(path=PathPattern(b"d"))) == [1, 3, 4, 5, 6, 7, 8, 99]
+    assert through(tree.records, Search(path=PathPattern(b""))).count(99) == 1
+
+
 def test_a_trail_through_an_exchange() -> None:
     tree = Tree()
     tree.make(F, Place(ROOT, b"a"))  # 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from mirrorfs import report
 from mirrorfs.journal.control_client import Status
 from mirrorfs.journal.record import SequenceNumber
+from mirrorfs.journal.retention import Holder
 
 
 def test_status() -> None:
@@ -23,3 +26,20 @@ def test_status() -> None:
     assert "  journal     9 records, 1 not yet durable" in report.status_lines(status)
     assert report.status_lines(status)[-1].startswith("  DEGRADED    no space")
     assert report.status_value(status)["source"] == "/s\\xff"
+
+
+def test_what_is_kept() -> None:
+    kept = report.Kept(SequenceNumber(7), 3, 5 << 20, (Holder("a", "attached"), Holder("", "odd")))
+    assert report.kept_lines(kept) == [
+        "  kept        from record 7: 5.0 MiB in 3 segments",
+        "  kept for    site a: attached",
+        "  kept for    odd",
+    ]
+    assert json.loads(json.dumps(report.kept_value(kept))) == {
+        "first": 7,
+        "segments": 3,
+        "disk_bytes": 5 << 20,
+        "holders": [{"site": "a", "reason": "attached"}, {"site": "", "reason": "odd"}],
+    }
+    few = report.Kept(SequenceNumber(1), 1, 0, ())
+    assert report.kept_lines(few) == ["  kept        from record 1: 0 bytes in 1 segment"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from mirrorfs import upkeep
 from mirrorfs.journal.reader import JournalReader
@@ -283,4 +284,62 @@ def test_a_full_disk_stops_nothing(
     assert caplog.text.count("No space left") == 1
     assert sizes(tmp_path) == before
     caplog.clear()
+    writer.close()
+
+
+async def test_it_works_beside_the_writer_until_it_is_cancelled(tmp_path: Path) -> None:
+    writer = in_large_segments(tmp_path)
+    before = sizes(tmp_path)
+    keep = Limits(keep_seconds=3600, detached_keep_seconds=0, detached_bytes=0)
+    kept = Upkeep(str(tmp_path), writer, UpkeepOptions("zstd", keep))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.serve)
+        with trio.fail_after(60):
+            while True:
+                if all(new < old for new, old in zip(sizes(tmp_path), before[:-1], strict=False)):
+                    break
+                await trio.sleep(0.01)
+        append(writer, 1000)
+        nursery.cancel_scope.cancel()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".new")]
+    with JournalReader(str(tmp_path)) as reader:
+        assert sum(map(len, reader.read())) == 3000
+    writer.close()
+
+
+def test_a_stop_ends_it_between_two_blocks(tmp_path: Path) -> None:
+    writer = in_large_segments(tmp_path)
+    before = sizes(tmp_path)
+    keep = Limits(keep_seconds=3600, detached_keep_seconds=0, detached_bytes=0)
+    kept = Upkeep(str(tmp_path), writer, UpkeepOptions("zstd", keep))
+    kept.stop()
+    kept.work()
+    assert sizes(tmp_path) == before
+    assert not list(tmp_path.glob("*.new"))
+    writer.close()
+
+
+def test_what_nobody_thought_of_ends_nothing(
+    tmp_path: Path,
+    writer: JournalWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(upkeep, "read_cursors", fail)
+    Upkeep(str(tmp_path), writer, UpkeepOptions("none", NONE)).work()
+    assert "unheard of" in caplog.text
+    caplog.clear()
+
+
+def test_compression_leaves_room_for_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = in_large_segments(tmp_path)
+    before = sizes(tmp_path)
+    monkeypatch.setattr(upkeep, "_ROOM", 1 << 60)
+    work(tmp_path, writer)
+    assert sizes(tmp_path) == before
     writer.close()
