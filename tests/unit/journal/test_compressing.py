@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from pathlib import Path
@@ -211,10 +212,11 @@ def test_a_segment_cut_short_is_not_compressed(tmp_path: Path) -> None:
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("missing", [0, 1, 500])
 def test_a_copy_that_is_not_what_was_written_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
-    """The disk gave back something else: the plain segment stays."""
+    """The disk gave back something else, of the same length or not: the plain segment stays."""
     filled(tmp_path)
     path = sorted(tmp_path.glob("*.seg"))[0]
     data = path.read_bytes()
@@ -223,7 +225,7 @@ def test_a_copy_that_is_not_what_was_written_is_found(
     other = Path(tmp_path / "other")
     other.mkdir()
     writer = open_journal(str(other), VOLUME, SOURCE, "node17").writer
-    for number in range(100):
+    for number in range(1, list_segments(fd)[1].first - missing):
         writer.append(Kind.CREATE, created(number))
     writer.close()
     real = compressing.blocks_of
@@ -313,3 +315,17 @@ def test_nothing_is_given_up_before_its_copy_is_on_the_disk(
     assert calls[written + 1 : written + 3] == ["fsync", "posix_fadvise"]
     assert set(calls[written + 3 : -2]) == {"pread"}
     assert calls[-2:] == ["replace", "fsync"]
+
+
+def test_a_copy_that_ends_early_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    before = flags(tmp_path)
+    real = compressing.blocks_of
+    monkeypatch.setattr(
+        compressing, "blocks_of", lambda fd, head: itertools.islice(real(fd, head), 1)
+    )
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(CorruptionError, match="compressed copy ends here"):
+        compress_segment(fd, list_segments(fd)[0], lambda _: None)
+    os.close(fd)
+    assert flags(tmp_path) == before

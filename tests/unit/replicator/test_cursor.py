@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,9 +19,13 @@ from mirrorfs.journal.site_files import cursor_path, read_cursor, write_cursor
 from mirrorfs.journal.writer import JournalWriter, WriterOptions
 from mirrorfs.upkeep import Upkeep, UpkeepOptions
 from replicator import cursor
+from replicator.config import SiteSettings
 from replicator.cursor import attach_site, cursor_of, tell_cursor
-from replicator.site_state import STATE_FILE, SiteState, encode_state
+from replicator.site import SiteDriver
+from replicator.site_state import STATE_FILE, SiteState, decode_state, encode_state
+from replicator.stores.base import StoreError
 from replicator.stores.memory import MemoryStore
+from tests.support.mirror import Mirror
 from tests.support.records import SOURCE, VOLUME, created
 from tests.support.reports import state_of
 
@@ -145,3 +150,32 @@ def test_a_cursor_file_that_cannot_be_read_is_replaced(
     assert "everything is kept" in caplog.text
     attach(tmp_path, store_of(state_of(writer, working=50)))
     assert known(tmp_path).sequence == 50
+
+
+def test_the_journal_is_told_after_the_site_has_it(tmp_path: Path) -> None:
+    """Were it told before, records could go that the site asks for when it comes back."""
+    mirror = Mirror(Random(1))
+    driver = SiteDriver(SiteSettings("s", "file:///s", "/s"), str(tmp_path))
+
+    def told() -> int:
+        found = read_cursor(str(tmp_path), "s")
+        assert found is not None
+        return found.sequence
+
+    driver._save(mirror.engine)
+    assert told() == 0
+    for name in (b"a", b"b"):
+        mirror.tree.create(mirror.tree.root_thing, name)
+    mirror.feed(1)
+    mirror.work(10)
+    mirror.feed(10)
+    mirror.store.fail_in = 0
+    with pytest.raises(StoreError):
+        driver._save(mirror.engine)
+    assert told() == 0
+    mirror.store.fail_in = -1
+    driver._save(mirror.engine)
+    saved = mirror.store.inner.read_file(STATE_FILE)
+    assert saved is not None
+    assert told() == decode_state(saved).working
+    assert 0 < told() < mirror.tree.head
