@@ -6,6 +6,7 @@ mean stands in mirrorfs(1).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -206,13 +207,18 @@ def status(directory: str, as_json: bool) -> int:
             print(f"not running: {error}\n  journal     {head} records, ended {ended}")
             print("\n".join(report.kept_lines(kept)))
         return STATUS_CRITICAL
-    with JournalReader(journal) as reader:
-        kept = _kept(reader)
+    running = None
+    with (
+        contextlib.suppress(NoJournalError, CorruptionError, OSError),
+        JournalReader(journal) as reader,
+    ):
+        running = _kept(reader)
     if as_json:
-        value = {"running": True, **report.status_value(told), "kept": report.kept_value(kept)}
-        print(json.dumps(value))
+        value = {"running": True, **report.status_value(told)}
+        print(json.dumps({**value, "kept": running and report.kept_value(running)}))
     else:
-        print("\n".join([*report.status_lines(told), *report.kept_lines(kept)]))
+        kept_lines = [] if running is None else report.kept_lines(running)
+        print("\n".join([*report.status_lines(told), *kept_lines]))
     return STATUS_OK if told.degraded is None else STATUS_WARNING
 
 

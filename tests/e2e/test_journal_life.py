@@ -92,6 +92,9 @@ def test_a_site_that_is_behind_keeps_its_records(
             lambda: read_retention(str(mounted.journal)).holders != (),
             lambda: "nobody is said to hold the journal",
         )
+        told = json.loads(mirrorfs("status", "--json", mounted.mountpoint).stdout)["kept"]
+        assert told["holders"] == [{"site": "backup", "reason": "attached"}]
+        assert told["disk_bytes"] > 0
         assert first(mounted) <= before + 1
         replication.start()
         same(mounted, replication)
@@ -229,6 +232,8 @@ def test_sealed_segments_are_compressed_while_jobs_and_sites_go_on(
     late = replicating(mounted.journal, "late")
     same(mounted, late)
     assert mirrorfs("journal", "verify", mounted.journal).returncode == 0
+    assert ", compressed\n" in mirrorfs("journal", "ls", mounted.journal).stdout
+    assert "kept        from record 1: " in mirrorfs("status", mounted.mountpoint).stdout
     mounted.kill()
     mounted.mount()
     churn(mounted, 1)
