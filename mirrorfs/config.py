@@ -23,10 +23,14 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         mountpoint: the source itself if None.
         journal_sync: "always" answers a job after its record is on the disk.
         journal_open_files: seconds between records of files that stay open and change.
-        journal_segment_bytes: a segment is sealed at this size.
         journal_full: while records cannot be made, changes go on and are found later, or wait, or
             are refused.
         journal_reserve: bytes kept free for records on the journal's disk.
+        journal_segment_bytes, journal_segment_age: a segment is sealed at this size or age (s).
+        journal_compression: of sealed segments.
+        journal_keep: seconds for which records are kept, whatever the sites have.
+        journal_detached_keep, journal_detached_bytes: for how long (s), and how much of the
+            journal, is kept for a detached site.
         attr_timeout: seconds the kernel may keep attributes and names.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
@@ -45,6 +49,11 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     journal_segment_bytes: int = 64 << 20
     journal_full: Literal["degrade", "block", "readonly"] = "degrade"
     journal_reserve: int = 16 << 20
+    journal_segment_age: float = 3600.0
+    journal_compression: Literal["zstd", "none"] = "zstd"
+    journal_keep: float = 7 * 86400.0
+    journal_detached_keep: float = 30 * 86400.0
+    journal_detached_bytes: int = 64 << 30
     writers: Literal["one"] = "one"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
@@ -96,13 +105,29 @@ _NUMBERS: Final = {
     "journal_open_files": (0.1, 86400.0),
     "journal_segment_bytes": (4096, 1 << 30),
     "journal_reserve": (0, 1 << 40),
+    "journal_segment_age": (1.0, 366 * 86400.0),
+    "journal_keep": (0.0, 36600 * 86400.0),
+    "journal_detached_keep": (0.0, 36600 * 86400.0),
+    "journal_detached_bytes": (0, 1 << 60),
     "attr_timeout": (0.0, 86400.0),
     "inode_cache": (1000, 1 << 40),
 }
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_WITH_UNITS: Final = {
+    "journal_segment_bytes": _SIZES,
+    "journal_segment_age": _UNITS,
+    "journal_keep": _UNITS,
+    "journal_detached_keep": _UNITS,
+    "journal_detached_bytes": _SIZES,
+    "journal_reserve": _SIZES,
+}
+"""Numbers that may be followed by a unit, as in 7d and 64G."""
 _COMMA: Final = re.compile(r"(?<!\\),")
 _CHOICES: Final = {
     "journal_sync": ("group", "always"),
     "journal_full": ("degrade", "block", "readonly"),
+    "journal_compression": ("zstd", "none"),
     "writers": ("one",),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),
@@ -230,6 +255,10 @@ def _read_file(file: str) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any], file: str | None) -> Volume:
     """Types, choices and ranges of values from a file, or from options."""
+    values = {
+        key: _counted(key, value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
     try:
         volume = msgspec.convert(values, Volume)
     except msgspec.ValidationError as error:
@@ -254,10 +283,24 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
 
 
 def _number(name: str, text: str) -> float | int:
+    counted = _counted(name, text)
     try:
-        return int(text) if isinstance(_NUMBERS[name][0], int) else float(text)
+        return int(counted) if isinstance(_NUMBERS[name][0], int) else float(counted)
     except ValueError:
-        raise UsageError(f"option '{_option(name)}': {text}: a number is allowed") from None
+        units = "".join(f", or one with {' '.join(known)}" for known in _units(name))
+        raise UsageError(f"option '{_option(name)}': {text}: a number is allowed{units}") from None
+
+
+def _units(name: str) -> list[dict[str, int]]:
+    return [_WITH_UNITS[name]] if name in _WITH_UNITS else []
+
+
+def _counted(name: str, text: str) -> str | int:
+    """The number in a text like 7d or 64G; other texts as they are."""
+    for units in _units(name):
+        if text[-1:] in units and text[:-1].isascii() and text[:-1].isdigit():
+            return int(text[:-1]) * units[text[-1]]
+    return text
 
 
 def _wrong(file: str | None, key: str, reason: str) -> ConfigurationError | UsageError:

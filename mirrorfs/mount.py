@@ -45,11 +45,13 @@ from mirrorfs.journal.recovery import (
     Opened,
     open_journal,
 )
+from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
 from mirrorfs.marks import Mark, Noted, decode
 from mirrorfs.operations import EngineOptions, Operations
 from mirrorfs.reserve import Reserve
+from mirrorfs.upkeep import Upkeep, UpkeepOptions
 from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
@@ -184,7 +186,9 @@ def _open_journal(
         raise _another_volume(volume, known)
     identity = tree.identity()
     options = WriterOptions(
-        sync=volume.journal_sync, segment_bytes_max=volume.journal_segment_bytes
+        sync=volume.journal_sync,
+        segment_bytes_max=volume.journal_segment_bytes,
+        segment_seconds_max=volume.journal_segment_age,
     )
     identifier = identifier or directory.make_uuid()
     reserve = Reserve(volume.journal, volume.journal_reserve)
@@ -305,12 +309,20 @@ class _Served:
             status=self._daemon,
         )
         self.operations = Operations(tree, journal, options)
+        limits = Limits(
+            keep_seconds=volume.journal_keep,
+            detached_keep_seconds=volume.journal_detached_keep,
+            detached_bytes=volume.journal_detached_bytes,
+        )
+        upkeep = UpkeepOptions(volume.journal_compression, limits)
+        self._upkeep = Upkeep(volume.journal, journal.writer, upkeep)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, self._volume.journal, self)
             nursery.start_soon(self._journal.keep_trying)
+            nursery.start_soon(self._upkeep.serve)
             nursery.start_soon(self.operations.poll_open_files)
             nursery.start_soon(self._end_on_signal)
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)

@@ -21,6 +21,8 @@ VOLUME_KEYS: Final = frozenset(
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
         *("journal_segment_bytes", "writers", "engine", "attr_timeout", "inode_cache", "io"),
         *("job_variables", "fsname", "subtype", "journal_full", "journal_reserve"),
+        *("journal_segment_age", "journal_compression", "journal_keep"),
+        *("journal_detached_keep", "journal_detached_bytes"),
     }
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""

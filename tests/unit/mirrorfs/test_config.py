@@ -87,6 +87,21 @@ def test_a_comma_in_a_value() -> None:
     assert volume(r"journal=/a\,b,io=threads").journal == "/a,b"
 
 
+def test_numbers_with_units(tmp_path: Path) -> None:
+    words = "journal-keep=14d,journal-detached-keep=36h,journal-segment-age=90,"
+    made = volume(f"journal=/j,{words}journal-detached-bytes=2T,journal-segment-bytes=16M")
+    assert (made.journal_keep, made.journal_detached_keep) == (14 * 86400, 36 * 3600)
+    assert (made.journal_segment_age, made.journal_detached_bytes) == (90, 2 << 40)
+    assert made.journal_segment_bytes == 16 << 20
+    file = in_file(
+        tmp_path,
+        '[volume]\nname="n"\nsource="/s"\njournal="/j"\n'
+        'journal_keep = "2d"\njournal-detached-bytes = "1G"\n',
+    )
+    made = read_volume(None, None, read_options([file]))
+    assert (made.journal_keep, made.journal_detached_bytes) == (2 * 86400, 1 << 30)
+
+
 def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     made = volume("journal=j", source="s", mountpoint="./m")
@@ -107,6 +122,13 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("journal=/j,attr_timeout=nan", "option 'attr-timeout': from 0 to 86400 is allowed"),
         ("journal=/j,attr_timeout=-1", "option 'attr-timeout': from 0 to 86400 is allowed"),
         ("journal=/j,journal_segment_bytes=1.5", "1.5: a number is allowed"),
+        ("journal=/j,journal_keep=7y", "7y: a number is allowed, or one with s m h d"),
+        (
+            "journal=/j,journal_detached_bytes=1.5G",
+            "1.5G: a number is allowed, or one with K M G T",
+        ),
+        ("journal=/j,journal_keep=-1", "option 'journal-keep': from 0 to"),
+        ("journal=/j,journal_compression=gz", "gz: zstd or none is allowed"),
         ("journal=/j,journal_sync=often", "option 'journal-sync': often: group or always is"),
         ("journal=/j,io=both", "option 'io': both: inline or threads is allowed"),
         ("journal=/j,writers=many", "option 'writers': many: one is allowed"),
