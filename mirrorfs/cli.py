@@ -200,7 +200,7 @@ def status(directory: str, as_json: bool) -> int:
 def _journal_of(named: str) -> str:
     """The journal directory meant: that one, or that of a volume file or of what is mounted."""
     if os.path.isfile(named):
-        return read_volume(None, None, {"volume": named}).journal
+        return read_volume(None, None, {"volume": named}).journal_directory
     entry = mountinfo.mounted_at(named)
     if entry is None or not is_ours(entry):
         return named

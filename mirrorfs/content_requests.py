@@ -6,7 +6,9 @@ at flush, before close(2) returns; at fsync; at release, for what a memory mappi
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import stat
 from typing import Final
 
@@ -27,6 +29,7 @@ from mirrorfs.engine import Engine, Handle, answer, answer_later, change
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing, Name
 
+_KEEPS_DIRECTORY_TIMES: Final = frozenset({"noatime", "nodiratime"})
 _INLINE_BYTES_MAX: Final = 128 << 10
 """A larger read or write goes to a thread: it would keep all other requests waiting."""
 
@@ -41,9 +44,10 @@ class ContentRequests(Engine):
         self._hold(node)
         where = self._objects.descriptor(node)
         if not truncates(flags):
-            return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+            opened = self._tree.open_file(where, self._at_source(flags))
+            return self._opened(node, opened, flags, ctx)
         with self.recorder.change:
-            descriptor = self._tree.open_file(where, flags)
+            descriptor = self._tree.open_file(where, self._at_source(flags))
         try:
             return self._emptied(node, descriptor, flags, ctx)
         except BaseException:
@@ -69,7 +73,10 @@ class ContentRequests(Engine):
         if writable:
             node.who = self._jobs.who(ctx.pid, ctx.uid)
         self._objects.handle_opened(node)
-        return FileInfo(fh=descriptor)
+        if self._options.shared:  # size and times may be another node's by now
+            with contextlib.suppress(OSError):  # the kernel has no inode yet: a new file
+                pyfuse3.invalidate_inode(node.number, attr_only=True)
+        return FileInfo(fh=descriptor, keep_cache=self._keeps_pages)
 
     def _clear_set_ids(self, node: Node) -> None:
         """Truncation by open ends set-user-id and set-group-id; the kernel leaves that to us."""
@@ -147,7 +154,9 @@ class ContentRequests(Engine):
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         node = self._objects.node(inode)
-        descriptor = self._tree.open_directory(self._objects.descriptor(node))
+        keeps = not self.kernel_options.isdisjoint(_KEEPS_DIRECTORY_TIMES)
+        where = self._objects.descriptor(node)
+        descriptor = self._tree.open_directory(where, os.O_NOATIME if keeps else 0)
         self._listings[descriptor] = Listing(self._tree, node, descriptor)
         self._objects.handle_opened(node)
         return descriptor

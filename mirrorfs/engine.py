@@ -30,6 +30,8 @@ from mirrorfs.recorder import Journal, Recorder
 
 log = logging.getLogger(__name__)
 
+_SYNCS_NAMES = frozenset({"sync", "dirsync"})
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _E = TypeVar("_E", bound="Engine")
@@ -46,6 +48,9 @@ class EngineOptions:
         journal_open_files: interval in seconds at which changed open files get a record.
         job_variables: environment variables that hold a batch job's id, the first one set counts.
         descriptors_max: open descriptors to stay below.
+        shared: other nodes change the source, too: what they closed shows at open.
+        kernel_options: of those in force, noatime, nodiratime, sync and dirsync are ours to keep
+            at the source.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
     """
@@ -62,6 +67,8 @@ class EngineOptions:
         "JOB_ID",
         "OAR_JOB_ID",
     )
+    shared: bool = False
+    kernel_options: frozenset[str] = frozenset()
     descriptors_max: int = 800
     inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
@@ -137,12 +144,15 @@ class Engine(pyfuse3.Operations):
         prepare_thread()
         self._tree = tree
         self._options = options
-        self._objects = Objects(tree, options.descriptors_max)
+        self._objects = Objects(tree, options.descriptors_max, shared=options.shared)
         self.recorder = Recorder(tree, self._objects, journal)
         self._jobs = Jobs(options.job_variables)
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
+        self.kernel_options = options.kernel_options
+        # The kernel notices a change of size or mtime by itself, if it asks; not a quick one.
+        self._keeps_pages = options.attr_timeout > 0 and not options.shared
         self._stale_attributes: list[int] = []
         self._shed_above = options.inode_cache
         self._background = trio.Event()
@@ -237,6 +247,20 @@ class Engine(pyfuse3.Operations):
             self._logged.add(seen)
             log.error("%s: internal error, answered EIO", request, exc_info=error)
         return FUSEError(errno.EIO)
+
+    def _at_source(self, flags: int) -> int:
+        """Flags to open a file of the source with: the mount's options hold there, too."""
+        if "noatime" in self.kernel_options:
+            flags |= os.O_NOATIME
+        if "sync" in self.kernel_options and flags & os.O_ACCMODE != os.O_RDONLY:
+            flags |= os.O_SYNC
+        return flags
+
+    def _changed_names(self, *directories: Node) -> None:
+        """Names in them have changed: with `sync` or `dirsync` durably so before the answer."""
+        if not self.kernel_options.isdisjoint(_SYNCS_NAMES):
+            for directory in directories:
+                self._tree.sync_directory(self._objects.descriptor(directory))
 
     # -- answers ---------------------------------------------------------------------------------
 

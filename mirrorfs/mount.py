@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -27,7 +28,7 @@ import trio
 
 from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
 from mirrorfs.backing_tree import BackingTree
-from mirrorfs.config import Volume
+from mirrorfs.config import Volume, node_name
 from mirrorfs.degraded import EnduringJournal
 from mirrorfs.errors import (
     CannotWriteError,
@@ -52,8 +53,8 @@ from mirrorfs.volume import RESERVED, VolumeDirectory
 _log = logging.getLogger(__name__)
 
 LOG_NAME: Final = "mirrorfs.log"
-_NODE_BYTES_MAX = 64
 _UNCLEAN = "mirrorfs stopped without unmounting"
+_OTHERS = "other nodes may have changed the source"
 _MNT_DETACH = 2
 
 _RESTRICTIONS: Final = (
@@ -73,7 +74,7 @@ def version() -> str:
 
 def host() -> str:
     """This node's id in journals."""
-    return os.uname().nodename.encode()[:_NODE_BYTES_MAX].decode(errors="ignore")
+    return node_name()
 
 
 def mount(volume: Volume, *, foreground: bool) -> None:
@@ -89,7 +90,11 @@ def mount(volume: Volume, *, foreground: bool) -> None:
         return
 
     def work(ready: Callable[[], None]) -> None:
-        _serve(volume, ready, lambda: background.log_to(os.path.join(volume.journal, LOG_NAME)))
+        _serve(
+            volume,
+            ready,
+            lambda: background.log_to(os.path.join(volume.journal_directory, LOG_NAME)),
+        )
 
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
@@ -106,12 +111,12 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal)
+        known = _known_header(volume.journal_directory)
         tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
         stack.callback(tree.close)
         directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        predecessor.lock(directory, volume.journal)
+        predecessor.lock(directory, volume.journal_directory)
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
         journal = EnduringJournal(opened.writer, directory, identity.root)
@@ -153,7 +158,8 @@ def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -
             os.stat(RESERVED, dir_fd=tree.root)
         except FileNotFoundError:
             raise _another_volume(volume, known) from None
-    return VolumeDirectory(tree.root, volume.source)
+    node = volume.node if volume.writers == "many" else ""
+    return VolumeDirectory(tree.root, volume.source, node)
 
 
 def _another_volume(volume: Volume, known: Header) -> RefusedError:
@@ -175,7 +181,11 @@ def _open_journal(
     )
     try:
         opened = open_journal(
-            volume.journal, identifier or directory.make_uuid(), identity, host(), options
+            volume.journal_directory,
+            identifier or directory.make_uuid(),
+            identity,
+            volume.node,
+            options,
         )
     except (JournalBusyError, JournalRefusedError) as error:
         raise RefusedError(f"journal: {error}") from None
@@ -191,7 +201,8 @@ def _begin(
 ) -> None:
     """The first records, durable before anything can change through the mount."""
     degraded = directory.degraded()
-    clean = opened.clean and not degraded
+    others = opened.writer.head > 0 and directory.changed_by_others()
+    clean = opened.clean and not degraded and not others
     mountpoint = os.fsencode(volume.mountpoint or volume.source)
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
@@ -199,9 +210,11 @@ def _begin(
         record = Mount(host(), os.getpid(), version(), mountpoint, clean)
         journal.writer.append(Kind.MOUNT, record)
         if not clean:
-            sequence = journal.cover(_UNCLEAN)
-            _log.warning("%s: reconcile of the tree is %d", _UNCLEAN, sequence)
+            reason = _OTHERS if opened.clean and not degraded else _UNCLEAN
+            sequence = journal.cover(reason)
+            _log.warning("%s: reconcile of the tree is %d", reason, sequence)
         journal.writer.sync()
+        directory.note_writers()
         if degraded:
             directory.clear_degraded()
     except (JournalWriteError, OSError) as error:
@@ -216,6 +229,7 @@ def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> No
     name = (volume.fsname or volume.source).replace("\\", "\\\\").replace(",", "\\,")
     options = {"default_permissions", "allow_other", f"fsname={name}", f"subtype={volume.subtype}"}
     options.update(volume.kernel_options, restrictions(source_flags))
+    options.discard("nodiratime")  # libfuse does not know it; it is for the source anyway
     options.update(
         opposite for _, restriction, opposite in _RESTRICTIONS if restriction not in options
     )
@@ -258,6 +272,7 @@ class _Served:
 
     def __init__(self, volume: Volume, tree: BackingTree, journal: EnduringJournal) -> None:
         self._volume = volume
+        self._started_ns = time.time_ns()
         self._tree = tree
         self._journal = journal
         self._mountpoint = volume.mountpoint or volume.source
@@ -265,7 +280,9 @@ class _Served:
         options = EngineOptions(
             attr_timeout=volume.attr_timeout,
             entry_timeout=volume.attr_timeout,
-            negative_timeout=volume.attr_timeout,
+            negative_timeout=volume.attr_timeout if volume.writers == "one" else 0.0,
+            shared=volume.writers == "many",
+            kernel_options=frozenset((*volume.kernel_options, *self._restrictions)),
             io=volume.io,
             journal_open_files=volume.journal_open_files,
             job_variables=volume.job_variables,
@@ -278,7 +295,7 @@ class _Served:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, self._volume.journal, self)
+            nursery.start_soon(control.serve, self._volume.journal_directory, self)
             nursery.start_soon(self._journal.keep_trying)
             nursery.start_soon(self.operations.poll_open_files)
             nursery.start_soon(self._end_on_signal)
@@ -315,7 +332,7 @@ class _Served:
 
     def _daemon(self) -> bytes:
         """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
-        journal = self._volume.journal.encode(errors="backslashreplace").decode()
+        journal = self._volume.journal_directory.encode(errors="backslashreplace").decode()
         told = {
             "pid": os.getpid(),
             "host": host(),
@@ -365,4 +382,13 @@ class _Served:
             degraded=self._journal.degraded,
             nodes=self.operations.nodes,
             open_files=self.operations.open_files,
+            journal=self._volume.journal_directory,
+            volume=str(uuid.UUID(bytes=self._journal.writer.header.volume)),
+            node=self._volume.node,
+            started_ns=self._started_ns,
+            writers=self._volume.writers,
+            kernel_options=tuple(sorted(self.operations.kernel_options)),
         )
+
+    def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        self.operations.kernel_options = frozenset(kernel_options)

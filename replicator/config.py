@@ -20,7 +20,7 @@ VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
         *("journal_segment_bytes", "writers", "engine", "attr_timeout", "inode_cache", "io"),
-        *("job_variables", "fsname", "subtype"),
+        *("job_variables", "fsname", "subtype", "node", "locks", "guard"),
     }
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""

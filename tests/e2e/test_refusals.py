@@ -206,7 +206,7 @@ def bad_number(s: Setting) -> None:
 
 
 def unknown_choice(s: Setting) -> None:
-    s.options = "writers=many"
+    s.options = "writers=few"
 
 
 def volume_file(text: str) -> Callable[[Setting], None]:
