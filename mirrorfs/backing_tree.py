@@ -92,6 +92,10 @@ class BackingTree:
         kind, handle = system_calls.file_handle(descriptor, name)
         return handle_id(self._epoch, kind, handle)
 
+    def id_of(self, kind: int, handle: bytes) -> ObjectId:
+        """The id of the object with that file handle."""
+        return handle_id(self._epoch, kind, handle)
+
     def reopen(self, identity: ObjectId) -> int:
         """An O_PATH descriptor of the object with that id (OSError ESTALE: it is gone)."""
         _, kind, handle = split_handle_id(identity)

@@ -154,6 +154,8 @@ class Engine(pyfuse3.Operations):
         # The kernel notices a change of size or mtime by itself, if it asks; not a quick one.
         self._keeps_pages = options.attr_timeout > 0 and not options.shared
         self._stale_attributes: list[int] = []
+        self._stale_content: list[int] = []
+        self._stale_names: list[tuple[int, bytes]] = []
         self._shed_above = options.inode_cache
         self._background = trio.Event()
         self._logged: set[tuple[str, type[BaseException]]] = set()
@@ -201,9 +203,31 @@ class Engine(pyfuse3.Operations):
             await self._background.wait()
             self._background = trio.Event()
             numbers, self._stale_attributes = self._stale_attributes, []
+            content, self._stale_content = self._stale_content, []
+            stale, self._stale_names = self._stale_names, []
             descriptors, self._objects.slow_to_close = self._objects.slow_to_close, []
-            names = self._surplus_names()
-            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors, names)
+            names = self._surplus_names() + stale
+            await trio.to_thread.run_sync(
+                self._do_slow_things, numbers, content, descriptors, names
+            )
+
+    def stale(
+        self, directory: os.stat_result, name: bytes, found: os.stat_result | None, *, named: bool
+    ) -> None:
+        """That place was changed behind the mount; `found` stands there now. `named`: the name
+        itself came, went or is another object's: then what stood there is looked at, too."""
+        table = self._objects.table
+        above = table.nodes.get(table.number_of(directory.st_ino))
+        if found is not None:
+            number = table.number_of(found.st_ino)
+            if number in table.nodes:
+                (self._stale_attributes if named else self._stale_content).append(number)
+        if above is not None and named:
+            known = above.children.get(name)
+            if known is not None:
+                self._stale_attributes.append(known.number)
+            self._stale_names.append((above.number, name))
+        self._background.set()
 
     def _surplus_names(self) -> list[tuple[int, bytes]]:
         """What the kernel should forget, a tenth of the cache at a time; nothing below its limit.
@@ -224,7 +248,11 @@ class Engine(pyfuse3.Operations):
         self._shed_above = min(self._shed_above, max(limit, self.nodes + limit // 10))
 
     def _do_slow_things(
-        self, numbers: list[int], descriptors: list[int], names: list[tuple[int, bytes]]
+        self,
+        numbers: list[int],
+        content: list[int],
+        descriptors: list[int],
+        names: list[tuple[int, bytes]],
     ) -> None:
         """In another thread: what must not happen inside a request, or may take long."""
         for directory, name in names:
@@ -233,6 +261,9 @@ class Engine(pyfuse3.Operations):
         for number in numbers:
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(number, attr_only=True)
+        for number in content:
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(number, attr_only=False)
         for descriptor in descriptors:
             self._tree.close_descriptor(descriptor)
 

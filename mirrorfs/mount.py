@@ -36,6 +36,7 @@ from mirrorfs.errors import (
     RefusedError,
     UnusableError,
 )
+from mirrorfs.guard import Guard
 from mirrorfs.journal.control_client import Status
 from mirrorfs.journal.reader import JournalReader, NoJournalError
 from mirrorfs.journal.record import Body, Kind, Mount, ObjectId, SequenceNumber
@@ -120,9 +121,13 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
         journal = EnduringJournal(opened.writer, directory, identity.root)
+        guard = None
+        if volume.guard == "on":
+            guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
+            stack.callback(guard.close)
         _begin(volume, journal, opened, directory)
         try:
-            served = _Served(volume, tree, journal)
+            served = _Served(volume, tree, journal, guard)
             os.umask(0)
             _mount_fuse(volume, served.operations, tree.statistics().f_flag)
         except BaseException:
@@ -130,6 +135,8 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
             raise
         trio.run(served.run, ready, strict_exception_groups=True)
         served.operations.finish()
+        if guard is not None:
+            guard.drain()
         journal.close(host())
         pyfuse3.close(unmount=False)
         _log.info("unmounted; the last record is %d", journal.writer.head)
@@ -270,7 +277,9 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 class _Served:
     """The parts that live while the mount does."""
 
-    def __init__(self, volume: Volume, tree: BackingTree, journal: EnduringJournal) -> None:
+    def __init__(
+        self, volume: Volume, tree: BackingTree, journal: EnduringJournal, guard: Guard | None
+    ) -> None:
         self._volume = volume
         self._started_ns = time.time_ns()
         self._tree = tree
@@ -291,6 +300,9 @@ class _Served:
             status=self._daemon,
         )
         self.operations = Operations(tree, journal, options)
+        self._guard = guard
+        if guard is not None:
+            guard.keeper = self.operations
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
@@ -299,6 +311,8 @@ class _Served:
             nursery.start_soon(self._journal.keep_trying)
             nursery.start_soon(self.operations.poll_open_files)
             nursery.start_soon(self._end_on_signal)
+            if self._guard is not None:
+                nursery.start_soon(self._guard.run)
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
             ready()
             request_loop.install(patient=self._volume.io == "inline")
@@ -388,6 +402,9 @@ class _Served:
             started_ns=self._started_ns,
             writers=self._volume.writers,
             kernel_options=tuple(sorted(self.operations.kernel_options)),
+            guard=self._volume.guard,
+            foreign=self._guard.directories if self._guard else 0,
+            lost=self._guard.overflows if self._guard else 0,
         )
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
