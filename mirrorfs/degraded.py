@@ -26,11 +26,13 @@ class EnduringJournal:
 
     Attributes:
         degraded: why records cannot be appended; None while they can.
+        reconciled: the last `reconcile` record; 0 if there was none.
     """
 
     def __init__(self, writer: JournalWriter, volume: VolumeDirectory, root: ObjectId) -> None:
         self.writer = writer
         self.degraded: str | None = None
+        self.reconciled = SequenceNumber(0)
         self._volume = volume
         self._root = root
         self._retry_at = 0.0
@@ -44,7 +46,10 @@ class EnduringJournal:
         if self.degraded is not None and not self._resume():
             return None
         try:
-            return self.writer.append(kind, body, flags)
+            sequence = self.writer.append(kind, body, flags)
+            if kind is Kind.RECONCILE:
+                self.reconciled = sequence
+            return sequence
         except JournalWriteError as error:
             self._degrade(str(error))
         except Exception as error:  # noqa: BLE001 - no job may fail for what cannot be encoded
@@ -58,7 +63,9 @@ class EnduringJournal:
 
     def cover(self, reason: str) -> SequenceNumber:
         """Append `reconcile` of the whole tree. JournalWriteError."""
-        return self.writer.append(Kind.RECONCILE, Reconcile(self._root, True, b"", reason))
+        body = Reconcile(self._root, True, b"", reason)
+        self.reconciled = self.writer.append(Kind.RECONCILE, body)
+        return self.reconciled
 
     async def keep_trying(self) -> None:
         """While degraded, try again without waiting for the next change; until cancelled."""

@@ -27,6 +27,7 @@ from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
 from mirrorfs.recorder import Journal, Recorder
+from mirrorfs.virtual import JournalFacts, VirtualAttributes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class EngineOptions:
             at the source.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
+        facts: of the journal, for virtual attributes; without it there are none.
     """
 
     attr_timeout: float = 3600.0
@@ -72,6 +74,7 @@ class EngineOptions:
     descriptors_max: int = 800
     inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
+    facts: Callable[[], JournalFacts] | None = None
 
 
 class Handle:
@@ -146,6 +149,8 @@ class Engine(pyfuse3.Operations):
         self._options = options
         self._objects = Objects(tree, options.descriptors_max, shared=options.shared)
         self.recorder = Recorder(tree, self._objects, journal)
+        facts = options.facts
+        self._virtual = facts and VirtualAttributes(self._objects, self.recorder, facts)
         self._jobs = Jobs(options.job_variables)
         self._files: dict[int, Handle] = {}
         self._listings: dict[int, Listing] = {}

@@ -49,6 +49,7 @@ from mirrorfs.journal.recovery import (
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
 from mirrorfs.operations import EngineOptions, Operations
+from mirrorfs.virtual import JournalFacts
 from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
@@ -282,6 +283,7 @@ class _Served:
     ) -> None:
         self._volume = volume
         self._started_ns = time.time_ns()
+        self._begun = journal.writer.head
         self._tree = tree
         self._journal = journal
         self._mountpoint = volume.mountpoint or volume.source
@@ -298,6 +300,7 @@ class _Served:
             descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 4 // 5,
             inode_cache=volume.inode_cache,
             status=self._daemon,
+            facts=self._facts,
         )
         self.operations = Operations(tree, journal, options)
         self._guard = guard
@@ -356,6 +359,15 @@ class _Served:
             "restrictions": self._restrictions,
         }
         return json.dumps(told).encode()
+
+    def _facts(self) -> JournalFacts:
+        return JournalFacts(
+            directory=self._volume.journal_directory,
+            header=self._journal.writer.header,
+            begun=self._begun,
+            reconciled=self._journal.reconciled,
+            degraded=self._journal.degraded is not None,
+        )
 
     # What the control socket asks for
 
