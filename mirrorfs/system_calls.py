@@ -46,6 +46,11 @@ _fanotify_mark.argtypes = (
     *(ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p),
 )
 
+_adjtimex = _libc.adjtimex
+
+_STA_UNSYNC: Final = 0x40
+_TIMEX: Final = struct.Struct("@I4qiq")  # modes, offset, freq, maxerror, esterror, status, ...
+
 _FAN_CLOEXEC: Final = 0x1
 _FAN_NONBLOCK: Final = 0x2
 _FAN_REPORT_DIR_FID: Final = 0x400
@@ -196,3 +201,12 @@ def fanotify_watch(descriptor: int, directory: int, mask: int) -> None:
     flags = _FAN_MARK_ADD | _FAN_MARK_FILESYSTEM
     if _fanotify_mark(descriptor, flags, mask, directory, None) != 0:
         raise _raise()
+
+
+def clock_state() -> tuple[bool | None, int]:
+    """Whether the clock is kept right (None: not told), and its largest error in microseconds."""
+    buffer = ctypes.create_string_buffer(512)
+    if _adjtimex(buffer) < 0:
+        return None, 0
+    _, _, _, error_us, _, status, _ = _TIMEX.unpack_from(buffer)
+    return not status & _STA_UNSYNC, error_us

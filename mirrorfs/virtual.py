@@ -7,22 +7,18 @@ replicator keeps beside the journal. Changes nothing.
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
-
-import msgspec
 
 from mirrorfs.inodes import Node
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import Header
 from mirrorfs.objects import Objects
 from mirrorfs.recorder import Recorder
+from mirrorfs.site_reports import Held, State, read_reports
 
 PREFIX: Final = b"user.mirrorfs."
-
-_SITES: Final = "sites"
 
 
 class JournalFacts(NamedTuple):
@@ -40,31 +36,6 @@ class JournalFacts(NamedTuple):
     begun: SequenceNumber
     reconciled: SequenceNumber
     degraded: bool
-
-
-class _Held(msgspec.Struct, kw_only=True):
-    """A step that a site could not do; names as in the replicator's report."""
-
-    kind: str = ""
-    directory: bytes = b""
-    name: bytes = b""
-    object: bytes = b""
-    whole: bool = False
-    waiting: bool = False
-
-
-class _State(msgspec.Struct, kw_only=True):
-    """Of one site: every record up to `working` was worked on; what failed is in `held`."""
-
-    journal: str
-    tag: str
-    working: int
-    clean: int
-    held: list[_Held] = []
-
-
-class _Report(msgspec.Struct, kw_only=True):
-    state: _State
 
 
 class _Subject(NamedTuple):
@@ -113,8 +84,9 @@ class VirtualAttributes:
         facts = self._facts()
         subject = self._subject(node, facts)
         told = []
-        for site, state in _reports(facts.directory):
+        for site, report in read_reports(facts.directory):
             said = "unknown"
+            state = None if report is None else report.state
             if state is not None and not facts.degraded:
                 working = _reached(facts.header, state, state.working)
                 clean = _reached(facts.header, state, state.clean)
@@ -143,7 +115,7 @@ class VirtualAttributes:
         )
 
 
-def _standing(subject: _Subject, state: _State, working: int, clean: int) -> str:
+def _standing(subject: _Subject, state: State, working: int, clean: int) -> str:
     held = [step for step in state.held if _concerns(step, subject)]
     if any(not step.waiting for step in held):
         return "failed"
@@ -154,13 +126,13 @@ def _standing(subject: _Subject, state: _State, working: int, clean: int) -> str
     return "pending" if subject.exact else "unknown"
 
 
-def _concerns(step: _Held, subject: _Subject) -> bool:
+def _concerns(step: Held, subject: _Subject) -> bool:
     if step.kind == "reconcile":
         return step.directory in (subject.ids if step.whole else subject.parents | subject.ids)
     return step.object in subject.ids or (step.directory, step.name) in subject.places
 
 
-def _reached(header: Header, state: _State, sequence: int) -> int | None:
+def _reached(header: Header, state: State, sequence: int) -> int | None:
     """A site's cursor in this journal; None if it is not one of this journal."""
     if state.journal != header.journal.hex():
         return None
@@ -170,22 +142,3 @@ def _reached(header: Header, state: _State, sequence: int) -> int | None:
         if state.tag == f"{incarnation.tag:016x}":
             return min(sequence, incarnation.last)  # a power cut took what was after it
     return None
-
-
-def _reports(directory: str) -> Sequence[tuple[str, _State | None]]:
-    """What the sites' replicators last said, by site; None if it cannot be read."""
-    found: list[tuple[str, _State | None]] = []
-    try:
-        names = sorted(os.listdir(os.path.join(directory, _SITES)))
-    except OSError:
-        return found
-    for name in names:
-        site, extension = os.path.splitext(name)
-        if extension != ".json":
-            continue
-        try:
-            with open(os.path.join(directory, _SITES, name), "rb") as file:
-                found.append((site, msgspec.json.decode(file.read(), type=_Report).state))
-        except (OSError, msgspec.DecodeError):
-            found.append((site, None))
-    return found
