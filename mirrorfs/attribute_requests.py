@@ -118,11 +118,14 @@ class AttributeRequests(Engine):
 
     @answer
     def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        """Value of an extended attribute; mirrorfs's own do not exist, but one on the root."""
+        """Value of an extended attribute; mirrorfs's own do not exist, but virtual ones."""
         node = self._objects.node(inode)
         if capture.reserved_xattr(name):
             if name == DAEMON_XATTR and node is self._objects.table.root:
                 return self._options.status()
+            value = self._virtual.value(node, name) if self._virtual else None
+            if value is not None:
+                return value
             raise FUSEError(errno.ENODATA)
         return self._tree.xattr(self._objects.descriptor(node), name)
 

@@ -94,6 +94,10 @@ class BackingTree:
         kind, handle = system_calls.file_handle(descriptor, name)
         return handle_id(self._epoch, kind, handle)
 
+    def id_of(self, kind: int, handle: bytes) -> ObjectId:
+        """The id of the object with that file handle."""
+        return handle_id(self._epoch, kind, handle)
+
     def reopen(self, identity: ObjectId) -> int:
         """An O_PATH descriptor of the object with that id (OSError ESTALE: it is gone)."""
         _, kind, handle = split_handle_id(identity)
@@ -157,11 +161,12 @@ class BackingTree:
         except OSError as error:
             where = os.fsdecode(self.path)
             raise CannotWriteError(f"source: {where}/.mirrorfs: {error.strerror}") from None
-        probe = b"probe"
+        probe = b"probe-%d" % os.getpid()  # not another node's
         try:
             file = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=directory)
             try:
-                os.unlink(probe, dir_fd=directory)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(probe, dir_fd=directory)
                 times = []
                 for _ in range(_PROBES):
                     os.pwrite(file, b"x", 0)
@@ -284,9 +289,9 @@ class BackingTree:
         """Open a file known by an O_PATH descriptor."""
         return os.open(magic_path(descriptor), flags & _OPEN_KEPT)
 
-    def open_directory(self, descriptor: int) -> int:
-        """Open a directory for listing and syncing."""
-        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+    def open_directory(self, descriptor: int, flags: int = 0) -> int:
+        """Open a directory for listing and syncing; O_NOATIME may be among the flags."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=descriptor)
 
     def list(self, directory: int, offset: int | None) -> list[tuple[bytes, int, int, int]]:
         """The next entries of an open directory: name, inode number, d_type, following offset.
@@ -306,6 +311,14 @@ class BackingTree:
             os.fdatasync(descriptor)
         else:
             os.fsync(descriptor)
+
+    def sync_directory(self, descriptor: int) -> None:
+        """fsync(2) of a directory known by an O_PATH descriptor."""
+        opened = self.open_directory(descriptor)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
     def report_write_errors(self, descriptor: int) -> None:
         """What close(2) of an open file would report now (network file systems, quotas)."""

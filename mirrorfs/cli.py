@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import click
 
-from mirrorfs import export, mountinfo, report
+from mirrorfs import export, findings, mountinfo, report
 from mirrorfs.config import read_options, read_volume
 from mirrorfs.errors import (
     CorruptJournalError,
@@ -144,10 +144,15 @@ def mount(
       inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)
       job-variables=A:B         environment variables that hold a job id
-      writers=one               the only choice of this version
+      writers=one|many          many: several nodes mount SOURCE, each with a
+                                journal in DIR/NODE; needs locks=local (one)
+      node=NAME                 this node's name in journals (the host's)
+      locks=local               locks hold between the users of this mount
+      guard=on|off              on: record what is changed behind the mount (off)
       fsname=NAME               what findmnt and df call the source (its path)
       subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)
-      ro,nosuid,nodev,noexec    as in mount(8)
+      ro,nosuid,nodev,noexec,noatime,nodiratime,sync,dirsync
+                                as in mount(8); the last four at SOURCE, too
       remount                   change these for a mount that is there
     """
     if (source is None) != (mountpoint is None):
@@ -237,10 +242,26 @@ def _kept(reader: JournalReader) -> report.Kept:
     return report.Kept(reader.first(), len(reader.segments()), reader.disk_bytes(), holders)
 
 
+@cli.command(short_help="Look for what stands in the way of a mount, or will.")
+@click.argument("named", metavar="[WHAT]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(named: str | None, as_json: bool) -> int:
+    """Look for what stands in the way of a mount, or will: at the host, and at a
+    source, a mountpoint or a volume file. One line a check, with what to do.
+
+    Exit code 0: all is well; 1: a warning; 2: a problem.
+    """
+    from mirrorfs.doctor import examine  # here: others need not load it
+
+    found = examine(named)
+    print(json.dumps(findings.value(found)) if as_json else "\n".join(findings.lines(found)))
+    return findings.exit_code(found)
+
+
 def _journal_of(named: str) -> str:
     """The journal directory meant: that one, or that of a volume file or of what is mounted."""
     if os.path.isfile(named):
-        return read_volume(None, None, {"volume": named}).journal
+        return read_volume(None, None, {"volume": named}).journal_directory
     entry = mountinfo.mounted_at(named)
     if entry is None or not is_ours(entry):
         return named

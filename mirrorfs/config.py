@@ -5,6 +5,7 @@ Knows what is allowed and says so: file, key, what is allowed. It does not look 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -31,6 +32,11 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         journal_keep: seconds for which records are kept, whatever the sites have.
         journal_detached_keep, journal_detached_bytes: for how long (s), and how much of the
             journal, is kept for a detached site.
+        writers: "many": several nodes have this source mounted; `journal` is then a directory with
+            one journal a node in it, named by `node`.
+        node: this node's id in journals; the host's name if empty.
+        locks: "local": locks hold between the users of this mount only.
+        guard: "on": changes made behind the mount are noticed.
         attr_timeout: seconds the kernel may keep attributes and names.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
@@ -54,7 +60,10 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     journal_keep: float = 7 * 86400.0
     journal_detached_keep: float = 30 * 86400.0
     journal_detached_bytes: int = 64 << 30
-    writers: Literal["one"] = "one"
+    writers: Literal["one", "many"] = "one"
+    node: str = ""
+    locks: Literal["local", ""] = ""
+    guard: Literal["on", "off"] = "off"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
     inode_cache: int = 1_000_000
@@ -70,6 +79,11 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     subtype: str = "mirrorfs"
     kernel_options: tuple[str, ...] = ()
 
+    @property
+    def journal_directory(self) -> str:
+        """Where this node's own journal is."""
+        return os.path.join(self.journal, self.node) if self.writers == "many" else self.journal
+
 
 _PASSED_OVER: Final = frozenset(
     {
@@ -77,11 +91,18 @@ _PASSED_OVER: Final = frozenset(
         *("user", "users", "owner", "group", "nouser", "nousers", "noowner", "nogroup"),
         *("loud", "silent", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
         *("relatime", "norelatime", "strictatime", "nostrictatime"),
-        *("allow_other", "default_permissions", "user_id", "group_id", "max_read"),
+        *("allow_other", "default_permissions", "nonempty", "user_id", "group_id", "max_read"),
     }
 )
 """What mount(8), fstab(5) and systemd pass along, for themselves or for disks; and, in the last
 line, what is so with every mount of ours. They may have a value."""
+
+_REFUSED: Final = {
+    "auto_unmount": "after a crash it would show the raw tree, where changes have no record;"
+    " 'mirrorfs umount --dead' takes a dead mount away",
+    "allow_root": "all users may use the mount, as they may use the source",
+}
+"""What users of FUSE know and cannot have here, with the reason."""
 
 _KERNEL: Final = frozenset(
     {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
@@ -98,6 +119,8 @@ _OPPOSITES: Final = {
     "async": "sync",
 }
 
+_NODE_BYTES_MAX: Final = 64
+_NODE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _SUBTYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEYS: Final = tuple(f for f in Volume.__struct_fields__ if f != "kernel_options")
 _OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpoint"))
@@ -112,6 +135,9 @@ _NUMBERS: Final = {
     "attr_timeout": (0.0, 86400.0),
     "inode_cache": (1000, 1 << 40),
 }
+_SHARED_TIMEOUT: Final = 1.0
+"""Seconds after which a change made by another node must be seen."""
+
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _WITH_UNITS: Final = {
@@ -128,7 +154,9 @@ _CHOICES: Final = {
     "journal_sync": ("group", "always"),
     "journal_full": ("degrade", "block", "readonly"),
     "journal_compression": ("zstd", "none"),
-    "writers": ("one",),
+    "writers": ("one", "many"),
+    "locks": ("local",),
+    "guard": ("on", "off"),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),
 }
@@ -145,12 +173,26 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
     options: dict[str, Any] = {}
     for text in texts:
         for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
+            refused = _REFUSED.get(item.partition("=")[0].replace("-", "_"))
+            if refused is not None:
+                raise UsageError(f"option '{item}': not possible here: {refused}")
             if not _read_option(item, options) and not sloppy:
-                known = ", ".join(f"{_option(key)}=" for key in ("volume", *_OPTIONS))
-                raise UsageError(
-                    f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
-                )
+                raise UsageError(f"option '{item}': not known here: {_nearest(item)}")
     return options
+
+
+def _nearest(item: str) -> str:
+    """What may have been meant by an option that is not known."""
+    key, equals, _ = item.partition("=")
+    valued = {_option(name): f"{_option(name)}=VALUE" for name in ("volume", *_OPTIONS)}
+    words = {word: word for word in (*_KERNEL, *_OPPOSITES, *_PASSED_OVER, "remount")}
+    if key.replace("_", "-") in valued:
+        return f"{valued[key.replace('_', '-')]} is allowed"
+    if key in words:
+        return f"{key} has no value" if equals else f"{key} is allowed"
+    known = {**words, **valued}
+    near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)
+    return f"the nearest is {known[near[0]]}; 'mirrorfs mount --help' shows all"
 
 
 def _read_option(item: str, options: dict[str, Any]) -> bool:
@@ -171,6 +213,11 @@ def _read_option(item: str, options: dict[str, Any]) -> bool:
     else:
         return key in _PASSED_OVER or key[:2] in ("x-", "X-")
     return True
+
+
+def node_name() -> str:
+    """This host's id in journals."""
+    return os.uname().nodename.encode()[:_NODE_BYTES_MAX].decode(errors="ignore")
 
 
 def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str, Any]) -> Volume:
@@ -199,6 +246,7 @@ def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str
     volume = _check(values, None)
     return msgspec.structs.replace(
         volume,
+        node=volume.node or node_name(),
         kernel_options=tuple(word for word, holds in switches.items() if holds),
         source=os.path.abspath(volume.source),
         mountpoint=os.path.abspath(volume.mountpoint or volume.source),
@@ -267,18 +315,42 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
             allowed = " or ".join(_CHOICES[path])
             reason = f"{values[path]}: {allowed} is allowed"
         raise _wrong(file, path, reason) from None
+    volume = _check_writers(volume, values, file)
     for key, (least, most) in _NUMBERS.items():
         if not least <= getattr(volume, key) <= most:
             raise _wrong(file, key, f"from {least:g} to {most:g} is allowed")
     if not _SUBTYPE.fullmatch(volume.subtype):
         reason = f"{volume.subtype}: 1 to 64 letters, digits, '.', '_', '-' are allowed"
         raise _wrong(file, "subtype", reason)
+    if volume.node and not _NODE.fullmatch(volume.node):
+        reason = f"{volume.node}: 1 to 64 letters, digits, '.', '_', '-' are allowed, no '.' first"
+        raise _wrong(file, "node", reason)
     if not volume.fsname.isprintable():
         raise _wrong(file, "fsname", "printable characters are allowed")
     for key in ("source", "mountpoint", "journal"):
         path = getattr(volume, key)
         if file is not None and path is not None and not path.startswith("/"):
             raise _wrong(file, key, f"{path}: an absolute path is allowed")
+    return volume
+
+
+def _check_writers(volume: Volume, values: Mapping[str, Any], file: str | None) -> Volume:
+    """What several writers of one source ask of the other keys."""
+    if volume.writers == "one":
+        return volume
+    if "attr_timeout" not in values:
+        volume = msgspec.structs.replace(volume, attr_timeout=_SHARED_TIMEOUT)
+    if file is not None:  # options may add what is missing
+        return volume
+    if volume.attr_timeout > _SHARED_TIMEOUT:
+        raise _wrong(file, "attr_timeout", f"with writers=many {_SHARED_TIMEOUT:g} at most")
+    if volume.locks != "local":
+        raise UsageError(
+            "option 'writers': many: this engine does not forward locks to the source: add"
+            " locks=local where no job locks files against other nodes"
+        )
+    if volume.guard == "on":
+        raise UsageError("option 'guard': on: with writers=many off is allowed")
     return volume
 
 

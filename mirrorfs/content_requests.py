@@ -6,7 +6,9 @@ at flush, before close(2) returns; at fsync; at release, for what a memory mappi
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import stat
 from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple
@@ -29,6 +31,7 @@ from mirrorfs.handles import Handle
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing, Name
 
+_KEEPS_DIRECTORY_TIMES: Final = frozenset({"noatime", "nodiratime"})
 _Ts = TypeVarTuple("_Ts")
 _R = TypeVar("_R")
 
@@ -50,7 +53,8 @@ class ContentRequests(Engine):
         self._objects.room()
         self._hold(node)
         where = self._objects.descriptor(node)
-        return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+        opened = self._tree.open_file(where, self._at_source(flags))
+        return self._opened(node, opened, flags, ctx)
 
     @change
     def _open_empty(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -60,7 +64,7 @@ class ContentRequests(Engine):
         self._hold(node)
         where = self._objects.descriptor(node)
         with self.recorder.change:
-            descriptor = self._tree.open_file(where, flags)
+            descriptor = self._tree.open_file(where, self._at_source(flags))
         try:
             return self._emptied(node, descriptor, flags, ctx)
         except BaseException:
@@ -83,7 +87,11 @@ class ContentRequests(Engine):
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
         if wants_write(flags):
             node.who = self._jobs.who(ctx.pid, ctx.uid)
-        return FileInfo(fh=self._objects.opened(node, flags, descriptor, ctx.pid))
+        if self._options.shared:  # size and times may be another node's by now
+            with contextlib.suppress(OSError):  # the kernel has no inode yet: a new file
+                pyfuse3.invalidate_inode(node.number, attr_only=True)
+        number = self._objects.opened(node, flags, descriptor, ctx.pid)
+        return FileInfo(fh=number, keep_cache=self._keeps_pages)
 
     def _clear_set_ids(self, node: Node) -> None:
         """Truncation by open ends set-user-id and set-group-id; the kernel leaves that to us."""
@@ -181,8 +189,10 @@ class ContentRequests(Engine):
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         node = self._objects.node(inode)
+        keeps = not self.kernel_options.isdisjoint(_KEEPS_DIRECTORY_TIMES)
         self._objects.room()
-        descriptor = self._tree.open_directory(self._objects.descriptor(node))
+        where = self._objects.descriptor(node)
+        descriptor = self._tree.open_directory(where, os.O_NOATIME if keeps else 0)
         self._listings[descriptor] = Listing(self._tree, node, descriptor)
         self._objects.listing_opened(node)
         return descriptor

@@ -58,6 +58,7 @@ class EnduringJournal:
         when_full: what becomes of changes meanwhile.
         room: on the journal's disk.
         unrecorded: asked for the directories of what has changed and has no record yet.
+        reconciled: the last `reconcile` record; 0 if there was none.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class EnduringJournal:
         self.when_full = when_full
         self.room = Room(directory)
         self.unrecorded: Callable[[], Directories | None] = lambda: ()
+        self.reconciled = SequenceNumber(0)
         self._volume = volume
         self._root = root
         self._ways = ways
@@ -222,6 +224,8 @@ class EnduringJournal:
                 short = error
         if isinstance(body, Change):
             self._remember(sequence, kind, body)
+        elif kind is Kind.RECONCILE:
+            self.reconciled = sequence
         if short is not None:
             self._degrade(str(short), failed=False)
         return sequence

@@ -28,8 +28,11 @@ from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
 from mirrorfs.recorder import Journal, Recorder
+from mirrorfs.virtual import JournalFacts, VirtualAttributes
 
 log = logging.getLogger(__name__)
+
+_SYNCS_NAMES = frozenset({"sync", "dirsync"})
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -47,8 +50,12 @@ class EngineOptions:
         journal_open_files: interval in seconds at which changed open files get a record.
         job_variables: environment variables that hold a batch job's id, the first one set counts.
         descriptors_max: open descriptors to stay below.
+        shared: other nodes change the source, too: what they closed shows at open.
+        kernel_options: of those in force, noatime, nodiratime, sync and dirsync are ours to keep
+            at the source.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
+        facts: of the journal, for virtual attributes; without it there are none.
     """
 
     attr_timeout: float = 3600.0
@@ -63,9 +70,12 @@ class EngineOptions:
         "JOB_ID",
         "OAR_JOB_ID",
     )
+    shared: bool = False
+    kernel_options: frozenset[str] = frozenset()
     descriptors_max: int = 800
     inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
+    facts: Callable[[], JournalFacts] | None = None
 
 
 def answer(
@@ -135,12 +145,19 @@ class Engine(pyfuse3.Operations):
         prepare_thread()
         self._tree = tree
         self._options = options
-        self._objects = Objects(tree, options.descriptors_max)
+        self._objects = Objects(tree, options.descriptors_max, shared=options.shared)
         self.recorder = Recorder(tree, self._objects, journal)
+        facts = options.facts
+        self._virtual = facts and VirtualAttributes(self._objects, self.recorder, facts)
         self._jobs = Jobs(options.job_variables, options.descriptors_max // 32)
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
+        self.kernel_options = options.kernel_options
+        # The kernel notices a change of size or mtime by itself, if it asks; not a quick one.
+        self._keeps_pages = options.attr_timeout > 0 and not options.shared
         self._stale_attributes: list[int] = []
+        self._stale_content: list[int] = []
+        self._stale_names: list[tuple[int, bytes]] = []
         self._shed_above = options.inode_cache
         self._background = trio.Event()
         self._logged: set[tuple[str, type[BaseException]]] = set()
@@ -187,9 +204,31 @@ class Engine(pyfuse3.Operations):
             await self._background.wait()
             self._background = trio.Event()
             numbers, self._stale_attributes = self._stale_attributes, []
+            content, self._stale_content = self._stale_content, []
+            stale, self._stale_names = self._stale_names, []
             descriptors, self._objects.slow_to_close = self._objects.slow_to_close, []
-            names = self._surplus_names()
-            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors, names)
+            names = self._surplus_names() + stale
+            await trio.to_thread.run_sync(
+                self._do_slow_things, numbers, content, descriptors, names
+            )
+
+    def stale(
+        self, directory: os.stat_result, name: bytes, found: os.stat_result | None, *, named: bool
+    ) -> None:
+        """That place was changed behind the mount; `found` stands there now. `named`: the name
+        itself came, went or is another object's: then what stood there is looked at, too."""
+        table = self._objects.table
+        above = table.nodes.get(table.number_of(directory.st_ino))
+        if found is not None:
+            number = table.number_of(found.st_ino)
+            if number in table.nodes:
+                (self._stale_attributes if named else self._stale_content).append(number)
+        if above is not None and named:
+            known = above.children.get(name)
+            if known is not None:
+                self._stale_attributes.append(known.number)
+            self._stale_names.append((above.number, name))
+        self._background.set()
 
     def _surplus_names(self) -> list[tuple[int, bytes]]:
         """What the kernel should forget, a tenth of the cache at a time; nothing below its limit.
@@ -210,7 +249,11 @@ class Engine(pyfuse3.Operations):
         self._shed_above = min(self._shed_above, max(limit, self.nodes + limit // 10))
 
     def _do_slow_things(
-        self, numbers: list[int], descriptors: list[int], names: list[tuple[int, bytes]]
+        self,
+        numbers: list[int],
+        content: list[int],
+        descriptors: list[int],
+        names: list[tuple[int, bytes]],
     ) -> None:
         """In another thread: what must not happen inside a request, or may take long."""
         for directory, name in names:
@@ -219,6 +262,9 @@ class Engine(pyfuse3.Operations):
         for number in numbers:
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(number, attr_only=True)
+        for number in content:
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(number, attr_only=False)
         for descriptor in descriptors:
             self._tree.close_descriptor(descriptor)
 
@@ -233,6 +279,20 @@ class Engine(pyfuse3.Operations):
             self._logged.add(seen)
             log.error("%s: internal error, answered EIO", request, exc_info=error)
         return FUSEError(errno.EIO)
+
+    def _at_source(self, flags: int) -> int:
+        """Flags to open a file of the source with: the mount's options hold there, too."""
+        if "noatime" in self.kernel_options:
+            flags |= os.O_NOATIME
+        if "sync" in self.kernel_options and flags & os.O_ACCMODE != os.O_RDONLY:
+            flags |= os.O_SYNC
+        return flags
+
+    def _changed_names(self, *directories: Node) -> None:
+        """Names in them have changed: with `sync` or `dirsync` durably so before the answer."""
+        if not self.kernel_options.isdisjoint(_SYNCS_NAMES):
+            for directory in directories:
+                self._tree.sync_directory(self._objects.descriptor(directory))
 
     # -- answers ---------------------------------------------------------------------------------
 

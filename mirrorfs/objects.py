@@ -34,12 +34,14 @@ class Objects:
         slow_to_close: descriptors of large removed files, for another thread to close.
     """
 
-    def __init__(self, tree: BackingTree, descriptors_max: int) -> None:
+    def __init__(self, tree: BackingTree, descriptors_max: int, *, shared: bool = False) -> None:
+        """`shared`: others change the source, too: known names are looked at again."""
         self.table = InodeTable(tree.root_inode)
         self.files = Handles(tree)
         self.listings = 0
         self.slow_to_close: list[int] = []
         self._tree = tree
+        self._shared = shared
         self._open: dict[Node, None] = {}
         self._step = max(16, descriptors_max // 10)
         self._descriptors_max = self._close_above = max(64, descriptors_max)
@@ -101,8 +103,8 @@ class Objects:
         return self.meet(directory, name, attributes), attributes
 
     def known(self, directory: Node, name: bytes) -> Node:
-        """The node there as far as the table knows, else as `look` finds it."""
-        node = directory.children.get(name)
+        """The node there as far as the table knows and may be believed, else as `look` finds it."""
+        node = None if self._shared else directory.children.get(name)
         return self.look(directory, name)[0] if node is None else node
 
     def meet(

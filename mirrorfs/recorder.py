@@ -24,6 +24,8 @@ from mirrorfs.objects import Objects
 Directories: TypeAlias = Iterable[tuple[ObjectId, bytes | None]]
 """Directories by id, with their paths where these are known."""
 
+_RECENT_MAX = 100_000
+
 
 class Journal(Protocol):
     """Where records go. Nothing but `admitted` and `refuse_writing` raises: what cannot be
@@ -80,12 +82,16 @@ class Recorder:
     Attributes:
         dirty: nodes with a content change that no record tells of yet.
         owed: a change was made, or begun, whose record must come next.
+        recent: the last record of objects, for those whose record is not long ago.
+        forgotten: objects that are not in `recent` have no record after this one.
         change: `with recorder.change:` around the system call that makes the change.
     """
 
     def __init__(self, tree: BackingTree, objects: Objects, journal: Journal) -> None:
         self.dirty: set[Node] = set()
         self.owed = False
+        self.recent: dict[ObjectId, int] = {}
+        self.forgotten = 0
         self.change = _Change(self)
         self._tree = tree
         self._objects = objects
@@ -232,8 +238,20 @@ class Recorder:
 
     def _append(self, captured: Captured | None) -> None:
         if captured is not None:
-            self._journal.append(*captured)
+            sequence = self._journal.append(*captured)
+            if isinstance(sequence, int):
+                self._remember(captured[1], sequence)
         self.owed = False
+
+    def _remember(self, change: Change, sequence: int) -> None:
+        recent = self.recent
+        recent.pop(change.object, None)  # so that the oldest are first
+        recent[change.object] = sequence
+        if change.other is not None:
+            recent.pop(change.other, None)
+            recent[change.other] = sequence
+        while len(recent) > _RECENT_MAX:
+            self.forgotten = recent.pop(next(iter(recent)))
 
     def _place(self, directory: Node, name: bytes) -> tuple[Place, bytes | None]:
         return self._objects.place(directory, name), self._objects.table.path_in(directory, name)

@@ -25,9 +25,14 @@ def status_lines(status: Status) -> list[str]:
         f"mirrorfs {status.version} on {status.host}, process {status.pid}",
         f"  source      {escaped(status.source)}",
         f"  mountpoint  {escaped(status.mountpoint)}",
+        f"  since       {moment(status.started_ns)}",
         f"  journal     {status.head} records, {durable}",
         f"  room        {_room(status)}",
+        f"  directory   {escaped(status.journal.encode(errors='surrogateescape'))}",
         f"  in use      {status.nodes} objects, {status.open_files} open files",
+        f"  writers     {status.writers}, this node is {status.node}",
+        f"  options     {', '.join(status.kernel_options) or 'rw'}",
+        f"  guard       {_guard(status)}",
     ]
     if status.degraded is not None:
         changes = _MEANWHILE.get(status.journal_full, "go on without records")
@@ -53,6 +58,13 @@ def _marked(status: Status) -> str:
     return f"{directories} marked to be compared"
 
 
+def _guard(status: Status) -> str:
+    if status.guard == "off":
+        return "off: changes behind the mount are not noticed"
+    told = f"on; {status.foreign} directories were changed behind the mount"
+    return f"{told}, {status.lost} times the tree was compared" if status.lost else told
+
+
 def status_value(status: Status) -> dict[str, Any]:
     """The same for JSON."""
     return {
@@ -72,6 +84,15 @@ def status_value(status: Status) -> dict[str, Any]:
         "room_seconds": status.room_seconds,
         "nodes": status.nodes,
         "open_files": status.open_files,
+        "journal": escaped(status.journal.encode(errors="surrogateescape")),
+        "volume": status.volume,
+        "node": status.node,
+        "started": moment(status.started_ns),
+        "writers": status.writers,
+        "kernel_options": list(status.kernel_options),
+        "guard": status.guard,
+        "guard_directories": status.foreign,
+        "guard_overflows": status.lost,
     }
 
 

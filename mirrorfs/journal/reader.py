@@ -25,6 +25,7 @@ from mirrorfs.journal.segment import (
     Wanted,
     began,
     known_incarnations,
+    parse_segment_name,
 )
 from mirrorfs.journal.site_cursor import Unknown, resolve
 from mirrorfs.journal.wake import DirectoryWatch
@@ -36,6 +37,30 @@ class NoJournalError(Exception):
 
 class RecordsGoneError(Exception):
     """The journal no longer, or does not yet, hold the record asked for."""
+
+
+def nodes_with_journals(directory: str) -> list[str]:
+    """Where several nodes write one source, each has a journal in a directory of its name here."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [
+            name
+            for name in names
+            if any(parse_segment_name(file) for file in os.listdir(os.path.join(directory, name)))
+        ]
+    except OSError:
+        return []
+
+
+def _no_journal(directory: str) -> str:
+    nodes = nodes_with_journals(directory)
+    if not nodes:
+        return "no journal there"
+    return (
+        f"{len(nodes)} journals are there, one a node ({', '.join(nodes)}), and this is for one:"
+        f" name {directory}/NODE"
+    )
 
 
 class JournalReader:
@@ -64,7 +89,7 @@ class JournalReader:
         try:
             newest = self._open_newest()
             if newest is None:
-                raise NoJournalError(f"{directory}: no journal there")
+                raise NoJournalError(f"{directory}: {_no_journal(directory)}")
             self._head = newest
             self.header = newest.header
             self.position = self.segments()[0].first

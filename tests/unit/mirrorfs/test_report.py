@@ -26,8 +26,8 @@ def test_status() -> None:
         open_files=1,
     )
     assert "  journal     9 records, 1 not yet durable" in report.status_lines(status)
-    *_, room, _, degraded, marked = report.status_lines(status)
-    assert room == "  room        not known"
+    *_, degraded, marked = report.status_lines(status)
+    assert "  room        not known" in report.status_lines(status)
     assert degraded == "  DEGRADED    no space: changes go on without records"
     assert marked.endswith(
         "  since 1970-01-01T00:00:00.000000Z; 0 directories marked to be compared"
