@@ -17,13 +17,14 @@ from functools import partial
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
 from replicator.held import DeferredError
-from replicator.moves import NORMAL, Mode
+from replicator.moves import Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
 from replicator.step import Step
 from replicator.stores.base import Directory, SiteEntry, StoreError
 from replicator.view import SourceChangedError, SourceError
 
 _TOUCHED_MAX = 4096
+RECONCILING = Mode(trust=False, exact=True, reconciles=True)
 
 
 @dataclass(slots=True)
@@ -74,8 +75,7 @@ class Reconciler:
         Raises StoreError and SourceError where going on would be of no use.
         """
         modes = [
-            Mode(trust=False, keep=keep, exact=True, adopt=adopt, descends=item.whole)
-            for item in items
+            replace(RECONCILING, keep=keep, adopt=adopt, descends=item.whole) for item in items
         ]
         done, swept = Reconciled(), Reconciled()  # what fails when it is swept fails again below
         for item, mode in zip(items, modes, strict=True):
@@ -164,7 +164,7 @@ class Reconciler:
         if stat.S_ISDIR(entry.mode):
             self._step.moves.vacate(directory, place, entry, mode)
         elif self._step.bench.alive(entry):
-            self._step.moves.save(directory, place, entry, NORMAL)
+            self._step.moves.save(directory, place, entry, replace(mode, keep=False))
 
     def _create(
         self, identity: ObjectId, mode: Mode, position: Position, done: Reconciled

@@ -35,7 +35,7 @@ def run(
     """
     random = Random(seed)
     mirror = Mirror(random)
-    mirror.may_go_back = degrades and (crashes or tails)  # docs/limits.md
+    mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
