@@ -22,6 +22,7 @@ else
 	@$(AS_ROOT) JOURNAL="$(JOURNAL)" mount-scripts/mirror "$(SOURCE)" $(SITE)
 endif
 
+test: EXTRA_PACKAGES := postgresql
 test: setup
 	@$(AS_ROOT) REQUIRE="$(REQUIRE)" CI="$(CI)" COVERAGE_FILE=/tmp/mirrorfs-coverage.$$$$ sh -c ' \
 	    python -m coverage run -m pytest -p no:cacheprovider $(ARGS) && python -m coverage report \
@@ -35,13 +36,14 @@ check: setup
 	@out=$$($(BIN)/lint-imports --no-logo) || { echo "$$out"; exit 1; }
 	@$(BIN)/python -m pytest -q tests/unit tests/test_tidy.py
 
+torture: EXTRA_PACKAGES := postgresql
 torture: setup
 	@echo "CAMPAIGN=long SEED=$(SEED)"
 	@$(AS_ROOT) CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore python -m pytest --timeout=0 -s $(ARGS)
 
 bench: EXTRA_PACKAGES := xrootd-fuse
 bench: setup
-	@for each in engine lag burst federation; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
+	@for each in engine lag burst federation journal; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
 
 setup:
 	@.ci/setup "$(VENV)" $(EXTRA_PACKAGES)

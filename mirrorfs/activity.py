@@ -4,7 +4,7 @@ Pure: entries, when each may be relied on, and when it may go; the file they are
 `activity_log`'s. An entry is made before the first change in a directory and leaves when all its
 changes are durable, records included. So after a crash every directory that may differ from what
 the journal says is among the entries, or is reached from one: recovery also descends from an entry
-into each directory made or changed since (FORMAT.md, section 9).
+into each directory made or changed since (FORMAT.md, section 11).
 """
 
 from __future__ import annotations

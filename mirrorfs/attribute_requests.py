@@ -64,12 +64,21 @@ class AttributeRequests(Engine):
             or fields.update_mtime
         )
         descriptor = self._objects.descriptor(node)
+        from_outside = (
+            ctx.uid != 0
+            and (fields.update_size or fields.update_uid or fields.update_gid)
+            and not node.directory
+            and self._from_outside(descriptor, ctx)
+        )
+        others = others or from_outside
         self.recorder.owed = True
         try:
             if fields.update_size:
                 self._set_size(node, attr.st_size, fh)
             if others:
                 self._set_attributes(descriptor, attr, fields)
+            if from_outside:
+                self._clear_set_group_id(descriptor)
         finally:
             if fields.update_size:
                 attributes = self.recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
@@ -81,9 +90,9 @@ class AttributeRequests(Engine):
         return self._attributes(inode, node.generation, attributes)
 
     def _set_size(self, node: Node, size: int, fh: int | None) -> None:
-        handle = None if fh is None else self._files.get(fh)
-        if fh is not None and handle is not None and handle.writable:
-            self._tree.truncate_open(fh, size)
+        handle = None if fh is None else self._objects.files.get(fh)
+        if handle is not None and handle.writable:
+            self._tree.truncate_open(self._objects.file(handle), size)
         else:
             self._tree.truncate(self._objects.descriptor(node), size)
 
@@ -109,11 +118,14 @@ class AttributeRequests(Engine):
 
     @answer
     def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        """Value of an extended attribute; mirrorfs's own do not exist, but one on the root."""
+        """Value of an extended attribute; mirrorfs's own do not exist, but virtual ones."""
         node = self._objects.node(inode)
         if capture.reserved_xattr(name):
             if name == DAEMON_XATTR and node is self._objects.table.root:
                 return self._options.status()
+            value = self._virtual.value(node, name) if self._virtual else None
+            if value is not None:
+                return value
             raise FUSEError(errno.ENODATA)
         return self._tree.xattr(self._objects.descriptor(node), name)
 
@@ -139,18 +151,24 @@ class AttributeRequests(Engine):
         with self.recorder.change:
             self._tree.set_xattr(descriptor, name, value)
         try:
-            if name == _ACL_XATTR and ctx.uid != 0:
-                self._clear_set_group_id(descriptor, ctx)
+            if name == _ACL_XATTR and ctx.uid != 0 and self._from_outside(descriptor, ctx):
+                self._clear_set_group_id(descriptor)
         finally:
             self.recorder.xattr(node, name)
 
-    def _clear_set_group_id(self, descriptor: int, ctx: RequestContext) -> None:
-        """An ACL set by somebody outside the file's group ends its set-group-id."""
+    def _from_outside(self, descriptor: int, ctx: RequestContext) -> bool:
+        """Somebody outside its group changes an object with set-group-id: that ends it.
+
+        In requests that set attributes the kernel does so where the group may execute the file.
+        """
         attributes = self._tree.attributes(descriptor)
         if not attributes.st_mode & stat.S_ISGID or ctx.gid == attributes.st_gid:
-            return
-        if not in_group(ctx.pid, attributes.st_gid):
-            self._tree.set_mode(descriptor, attributes.st_mode & ~stat.S_ISGID)
+            return False
+        return not in_group(ctx.pid, attributes.st_gid)
+
+    def _clear_set_group_id(self, descriptor: int) -> None:
+        mode = self._tree.attributes(descriptor).st_mode
+        self._tree.set_mode(descriptor, mode & ~stat.S_ISGID)
 
     @change
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:

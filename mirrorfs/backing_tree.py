@@ -28,6 +28,8 @@ _LOCAL_MAGICS: Final = frozenset(
 )  # ext4, xfs, btrfs, tmpfs, zfs, f2fs, nilfs2, bcachefs
 _LOCAL_GRANULARITY_NS: Final = 10_000_000
 _UNKNOWN_GRANULARITY_NS: Final = 2_000_000_000
+_WHOLE_UNITS_NS: Final = 1_000_000
+_TOO_SLOW_NS: Final = 500_000
 _PROBES: Final = 48
 
 
@@ -92,10 +94,43 @@ class BackingTree:
         kind, handle = system_calls.file_handle(descriptor, name)
         return handle_id(self._epoch, kind, handle)
 
+    def id_of(self, kind: int, handle: bytes) -> ObjectId:
+        """The id of the object with that file handle."""
+        return handle_id(self._epoch, kind, handle)
+
     def reopen(self, identity: ObjectId) -> int:
         """An O_PATH descriptor of the object with that id (OSError ESTALE: it is gone)."""
         _, kind, handle = split_handle_id(identity)
         return system_calls.open_by_handle(self.root_directory, kind, handle, os.O_PATH)
+
+    def way(self, identity: ObjectId) -> list[tuple[ObjectId, bytes | None]] | None:
+        """Ids and paths of the directories from the root down to that one, both included.
+
+        None: there is no directory of that id in the tree. The paths are for people.
+        """
+        try:
+            at = self.reopen(identity)
+        except OSError:
+            return None
+        ids: list[ObjectId] = []
+        try:
+            top = os.readlink(magic_path(self.root)).rstrip(b"/") + b"/"
+            names = os.readlink(magic_path(at)).removeprefix(top).split(b"/")
+            while not os.path.samestat(found := os.fstat(at), os.fstat(self.root)):
+                above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+                ids.append(self.object_id(at))
+                os.close(at)
+                at = above
+                if os.path.samestat(found, os.fstat(at)) or found.st_dev != self.device:
+                    return None
+        except OSError:
+            return None
+        finally:
+            os.close(at)
+        ids.reverse()
+        known = len(names) == len(ids)
+        paths = [b"/".join(names[: end + 1]) if known else None for end in range(len(ids))]
+        return [(self.root_id, b""), *zip(ids, paths, strict=True)]
 
     def identity(self) -> SourceIdentity:
         """Which tree this is. Raises CannotWriteError when its reserved directory cannot be made.
@@ -119,22 +154,23 @@ class BackingTree:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.root)
 
     def _ctime_granularity_ns(self, magic: int) -> int:
-        """0 if any two changes with a stat between them had different times, else a safe guess."""
+        """What `granularity_ns` makes of some changes in a row."""
         name = b".mirrorfs"
         try:
             directory = self.open_reserved(name)
         except OSError as error:
             where = os.fsdecode(self.path)
             raise CannotWriteError(f"source: {where}/.mirrorfs: {error.strerror}") from None
-        probe = b"probe"
+        probe = b"probe-%d" % os.getpid()  # not another node's
         try:
             file = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=directory)
             try:
-                os.unlink(probe, dir_fd=directory)
-                times = set()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(probe, dir_fd=directory)
+                times = []
                 for _ in range(_PROBES):
                     os.pwrite(file, b"x", 0)
-                    times.add(os.fstat(file).st_ctime_ns)
+                    times.append(os.fstat(file).st_ctime_ns)
             finally:
                 os.close(file)
         except OSError as error:
@@ -142,9 +178,7 @@ class BackingTree:
             raise CannotWriteError(f"source: {where}/.mirrorfs: {error.strerror}") from None
         finally:
             os.close(directory)
-        if len(times) == _PROBES:
-            return 0
-        return _LOCAL_GRANULARITY_NS if magic in _LOCAL_MAGICS else _UNKNOWN_GRANULARITY_NS
+        return granularity_ns(times, local=magic in _LOCAL_MAGICS)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -255,9 +289,9 @@ class BackingTree:
         """Open a file known by an O_PATH descriptor."""
         return os.open(magic_path(descriptor), flags & _OPEN_KEPT)
 
-    def open_directory(self, descriptor: int) -> int:
-        """Open a directory for listing and syncing."""
-        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+    def open_directory(self, descriptor: int, flags: int = 0) -> int:
+        """Open a directory for listing and syncing; O_NOATIME may be among the flags."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=descriptor)
 
     def list(self, directory: int, offset: int | None) -> list[tuple[bytes, int, int, int]]:
         """The next entries of an open directory: name, inode number, d_type, following offset.
@@ -278,9 +312,31 @@ class BackingTree:
         else:
             os.fsync(descriptor)
 
+    def sync_directory(self, descriptor: int) -> None:
+        """fsync(2) of a directory known by an O_PATH descriptor."""
+        opened = self.open_directory(descriptor)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
     def report_write_errors(self, descriptor: int) -> None:
         """What close(2) of an open file would report now (network file systems, quotas)."""
         os.close(os.dup(descriptor))
+
+
+def granularity_ns(times: list[int], *, local: bool) -> int:
+    """0 if any two changes with a stat between them have different times, else a safe guess.
+
+    `times` are the change times of an object after changes in a row. Whole seconds (ext3, old
+    network file systems) show by themselves. Where a change takes longer than a tick of the clock,
+    different times prove nothing.
+    """
+    if all(time_ns % _WHOLE_UNITS_NS == 0 for time_ns in times):
+        return _UNKNOWN_GRANULARITY_NS
+    if len(set(times)) == len(times) and times[-1] - times[0] < len(times) * _TOO_SLOW_NS:
+        return 0
+    return _LOCAL_GRANULARITY_NS if local else _UNKNOWN_GRANULARITY_NS
 
 
 def wants_write(flags: int) -> bool:

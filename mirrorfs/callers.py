@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from types import TracebackType
 
 from mirrorfs import system_calls
@@ -15,6 +16,7 @@ from mirrorfs.journal.record import Who
 
 _CAP_SYS_RESOURCE = 24
 _CACHED_MAX = 256
+_THREADS_MAX = 4096
 
 
 def prepare_thread() -> None:
@@ -50,6 +52,16 @@ class ActingAs:
             system_calls.set_file_system_ids(0, 0)
 
 
+def is_killed(pid: int) -> bool:
+    """The process has been killed, and cannot end before the request it made is answered."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            pending = [line.split()[1] for line in file if line.startswith((b"SigPnd", b"ShdPnd"))]
+    except OSError:
+        return False
+    return any(int(signals, 16) >> (signal.SIGKILL - 1) & 1 for signals in pending)
+
+
 def in_group(pid: int, gid: int) -> bool:
     """The process has that supplementary group. A process that is gone has none."""
     try:
@@ -65,52 +77,97 @@ def in_group(pid: int, gid: int) -> bool:
 class Jobs:
     """The batch job a process belongs to, by the first of some variables in its environment.
 
-    A process is remembered by its directory in /proc, whose names vanish with it, so that a pid
-    that is used again is never taken for the old process.
+    A process is remembered by its open environment in /proc. That is the one of its memory, and
+    reads as empty once that is gone: so nothing is taken for true after an exec, or of a process
+    that only has the pid of the old one.
     """
 
-    def __init__(self, variables: tuple[str, ...]) -> None:
+    def __init__(self, variables: tuple[str, ...], processes_max: int) -> None:
+        """`processes_max`: how many to remember, with a descriptor for each."""
         self._prefixes = tuple(os.fsencode(name) + b"=" for name in variables)
+        self._processes_max = max(1, min(processes_max, _CACHED_MAX))
         self._known: dict[int, tuple[int, str]] = {}
+        self._process_of: dict[int, int] = {}
 
-    def who(self, pid: int, uid: int) -> Who:
-        """That process as records name it; an unreadable environment is no job."""
-        known = self._known.get(pid)
+    def who(self, thread: int, uid: int) -> Who:
+        """The process of that thread as records name it; where nothing can be read, no job."""
+        known = self._known.get(thread)
         if known is not None:
-            descriptor, job = known
-            if os.access(b"environ", os.F_OK, dir_fd=descriptor):
-                return Who(pid, uid, job)
-            self._drop(pid)
-        return Who(pid, uid, self._learn(pid))
+            environment, job = known
+            with contextlib.suppress(OSError):
+                if os.pread(environment, 1, 0):
+                    return Who(thread, uid, job)
+            self._drop(thread)
+        pid = self._process_of.get(thread)
+        if pid is not None and os.access(b"/proc/%d/task/%d" % (pid, thread), os.F_OK):
+            return self.who(pid, uid)
+        pid, parent = _process(thread)
+        if pid != thread:
+            if len(self._process_of) >= _THREADS_MAX:
+                self._process_of.clear()
+            self._process_of[thread] = pid
+            return self.who(pid, uid)
+        self._process_of.pop(thread, None)
+        return Who(pid, uid, self._learn(pid, parent))
 
     def close(self) -> None:
         """Forget all processes."""
         while self._known:
             self._drop(next(iter(self._known)))
 
-    def _learn(self, pid: int) -> str:
+    def _learn(self, pid: int, parent: int) -> str:
         try:
-            descriptor = os.open(b"/proc/%d" % pid, os.O_PATH | os.O_DIRECTORY)
+            environment = os.open(b"/proc/%d/environ" % pid, os.O_RDONLY)
         except OSError:
             return ""
         job = ""
-        with contextlib.suppress(OSError):
-            job = self._job(descriptor)
-        if len(self._known) >= _CACHED_MAX:
-            self._drop(next(iter(self._known)))
-        self._known[pid] = descriptor, job
+        try:
+            job = self._job(_read(environment))
+            if not system_calls.share_memory(pid, parent):
+                self._keep(pid, environment, job)
+                environment = -1
+        except OSError:
+            pass  # it has just ended
+        finally:
+            if environment >= 0:
+                os.close(environment)
         return job
 
-    def _job(self, process: int) -> str:
-        descriptor = os.open(b"environ", os.O_RDONLY, dir_fd=process)
-        with open(descriptor, "rb") as file:
-            environment = file.read().split(b"\0")
+    def _job(self, environment: bytes) -> str:
+        variables = environment.split(b"\0")
         for prefix in self._prefixes:
-            for variable in environment:
+            for variable in variables:
                 if variable.startswith(prefix) and len(variable) > len(prefix):
                     return variable[len(prefix) :].decode("utf-8", "replace")
         return ""
 
+    def _keep(self, pid: int, environment: int, job: str) -> None:
+        if len(self._known) >= self._processes_max:
+            self._drop(next(iter(self._known)))
+        self._known[pid] = environment, job
+
     def _drop(self, pid: int) -> None:
-        descriptor, _ = self._known.pop(pid)
-        os.close(descriptor)
+        environment, _ = self._known.pop(pid)
+        os.close(environment)
+
+
+def _read(descriptor: int) -> bytes:
+    pieces = []
+    while piece := os.read(descriptor, 65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _process(thread: int) -> tuple[int, int]:
+    """The process a thread belongs to, and the parent of that."""
+    try:
+        descriptor = os.open(b"/proc/%d/status" % thread, os.O_RDONLY)
+        try:
+            status = _read(descriptor)
+        finally:
+            os.close(descriptor)
+        pid = int(status.split(b"\nTgid:\t", 1)[1].split(b"\n", 1)[0])
+        parent = int(status.split(b"\nPPid:\t", 1)[1].split(b"\n", 1)[0])
+    except (OSError, IndexError, ValueError):
+        return thread, 0
+    return pid, parent

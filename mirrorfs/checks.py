@@ -12,6 +12,8 @@ import stat
 from mirrorfs import mounted, mountinfo
 from mirrorfs.config import Volume
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
+from mirrorfs.journal.reader import nodes_with_journals
+from mirrorfs.journal.segment import parse_segment_name
 
 _FUSE_DEVICE = os.makedev(10, 229)
 
@@ -59,8 +61,30 @@ def check_places(volume: Volume) -> None:
             )
     if _is_within(volume.journal, root):
         raise UnusableError(f"journal: {volume.journal}: inside the source: keep it outside")
+    _check_nodes(volume)
     if _is_within(volume.journal, top):
         raise UnusableError(f"journal: {volume.journal}: inside the mountpoint: keep it outside")
+
+
+def _check_nodes(volume: Volume) -> None:
+    """A directory of one journal is not one of a journal a node, nor the other way round."""
+    try:
+        names = os.listdir(volume.journal)
+    except OSError:
+        return
+    if volume.writers == "many":
+        if any(parse_segment_name(name) for name in names):
+            raise RefusedError(
+                f"journal: {volume.journal}: a journal of writers=one: for writers=many name"
+                " another directory; each node's journal will be in it"
+            )
+        return
+    nodes = nodes_with_journals(volume.journal)
+    if nodes:
+        raise RefusedError(
+            f"journal: {volume.journal}: the journals of nodes {', '.join(nodes)} are in it, of"
+            " writers=many: for writers=one name another directory"
+        )
 
 
 def _check_directory(path: str, what: str) -> os.stat_result:

@@ -6,17 +6,19 @@ mean stands in mirrorfs(1).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Final, NoReturn
 
 import click
 
-from mirrorfs import mountinfo, report
+from mirrorfs import export, findings, mountinfo, report
 from mirrorfs.config import read_options, read_volume
 from mirrorfs.errors import (
     CorruptJournalError,
@@ -26,9 +28,13 @@ from mirrorfs.errors import (
     UsageError,
 )
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
+from mirrorfs.journal.finding import PathPattern, Search, parse_moment, relative
 from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
 from mirrorfs.journal.record import Kind, Record, SequenceNumber
-from mirrorfs.journal.segment import CorruptionError
+from mirrorfs.journal.retention import Holder, RetentionError
+from mirrorfs.journal.segment import ARCHIVE, COMPRESSED, CorruptionError
+from mirrorfs.journal.site_files import read_retention
+from mirrorfs.journal.wording import record_line, record_value
 from mirrorfs.mounted import find_daemon, is_ours
 from mirrorfs.remount import remount
 from mirrorfs.unmount import remove_dead, unmount
@@ -36,6 +42,7 @@ from mirrorfs.unmount import remove_dead, unmount
 EXIT_USAGE: Final = 64
 STATUS_OK, STATUS_WARNING, STATUS_CRITICAL = 0, 1, 2
 
+_KIND = click.Choice([kind.label for kind in Kind])
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
@@ -117,15 +124,35 @@ def mount(
       journal-sync=group|always answer a job at once, or after its record is
                                 on the disk (default: group, at most 20 ms)
       journal-open-files=SEC    record files that stay open and change (30)
-      journal-segment-bytes=N   size at which a segment is sealed (67108864)
+      journal-full=degrade|block|readonly
+                                while the journal's disk is full or failing,
+                                changes go on and are found later by comparing
+                                what they touched, or wait, or fail with EROFS
+                                (default: degrade)
+      journal-reserve=N         kept free there for records (16M, at most a
+                                sixteenth of the disk)
+      journal-segment-bytes=N   size at which a segment is sealed (64M)
+      journal-segment-age=SEC   age at which it is sealed (1h)
+      journal-compression=zstd|none
+                                of sealed segments (zstd)
+      journal-keep=SEC          keep records for so long, even if every site has
+                                passed them (7d)
+      journal-detached-keep=SEC, journal-detached-bytes=N
+                                for how long, and how much, is kept for a
+                                detached site (30d, 64G)
       attr-timeout=SEC          how long the kernel keeps attributes (3600)
       inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)
       job-variables=A:B         environment variables that hold a job id
-      writers=one               the only choice of this version
+      writers=one|many          many: several nodes mount SOURCE, each with a
+                                journal in DIR/NODE; needs locks=local (one)
+      node=NAME                 this node's name in journals (the host's)
+      locks=local               locks hold between the users of this mount
+      guard=on|off              on: record what is changed behind the mount (off)
       fsname=NAME               what findmnt and df call the source (its path)
       subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)
-      ro,nosuid,nodev,noexec    as in mount(8)
+      ro,nosuid,nodev,noexec,noatime,nodiratime,sync,dirsync
+                                as in mount(8); the last four at SOURCE, too
       remount                   change these for a mount that is there
     """
     if (source is None) != (mountpoint is None):
@@ -171,7 +198,7 @@ def status(directory: str, as_json: bool) -> int:
     """Say how the mirrorfs of DIR fares: a journal directory, a mountpoint, or a
     volume file.
 
-    Exit code 0: it runs; 1: it runs degraded, changes go without records;
+    Exit code 0: it runs; 1: it runs degraded, no records can be made;
     2: it does not run.
     """
     journal = _journal_of(directory)
@@ -182,25 +209,59 @@ def status(directory: str, as_json: bool) -> int:
         with JournalReader(journal) as reader:
             head = reader.head()
             last = _last_record(reader, head)
+            kept = _kept(reader)
         clean = last is not None and last.kind is Kind.UNMOUNT
         if as_json:
             value = {"running": False, "reason": str(error), "head": head, "clean": clean}
-            print(json.dumps(value))
+            print(json.dumps({**value, "kept": report.kept_value(kept)}))
         else:
             ended = "cleanly" if clean else "without unmounting: the next mount compares the tree"
             print(f"not running: {error}\n  journal     {head} records, ended {ended}")
+            print("\n".join(report.kept_lines(kept)))
         return STATUS_CRITICAL
+    running = None
+    with (
+        contextlib.suppress(NoJournalError, CorruptionError, OSError),
+        JournalReader(journal) as reader,
+    ):
+        running = _kept(reader)
     if as_json:
-        print(json.dumps({"running": True, **report.status_value(told)}))
+        value = {"running": True, **report.status_value(told)}
+        print(json.dumps({**value, "kept": running and report.kept_value(running)}))
     else:
-        print("\n".join(report.status_lines(told)))
+        kept_lines = [] if running is None else report.kept_lines(running)
+        print("\n".join([*report.status_lines(told), *kept_lines]))
     return STATUS_OK if told.degraded is None else STATUS_WARNING
+
+
+def _kept(reader: JournalReader) -> report.Kept:
+    try:
+        holders = read_retention(reader.path).holders
+    except RetentionError as error:
+        holders = (Holder("", str(error)),)
+    return report.Kept(reader.first(), len(reader.segments()), reader.disk_bytes(), holders)
+
+
+@cli.command(short_help="Look for what stands in the way of a mount, or will.")
+@click.argument("named", metavar="[WHAT]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(named: str | None, as_json: bool) -> int:
+    """Look for what stands in the way of a mount, or will: at the host, and at a
+    source, a mountpoint or a volume file. One line a check, with what to do.
+
+    Exit code 0: all is well; 1: a warning; 2: a problem.
+    """
+    from mirrorfs.doctor import examine  # here: others need not load it
+
+    found = examine(named)
+    print(json.dumps(findings.value(found)) if as_json else "\n".join(findings.lines(found)))
+    return findings.exit_code(found)
 
 
 def _journal_of(named: str) -> str:
     """The journal directory meant: that one, or that of a volume file or of what is mounted."""
     if os.path.isfile(named):
-        return read_volume(None, None, {"volume": named}).journal
+        return read_volume(None, None, {"volume": named}).journal_directory
     entry = mountinfo.mounted_at(named)
     if entry is None or not is_ours(entry):
         return named
@@ -234,7 +295,10 @@ def journal_ls(directory: str, as_json: bool) -> None:
         for segment, following in zip(segments, [*segments[1:], None], strict=True):
             last = head if following is None else following.first - 1
             size = os.stat(os.path.join(directory, segment.name)).st_size
+            flags = reader.flags(segment)
             state = "active" if following is None else "sealed"
+            state = "archive" if flags & ARCHIVE else state
+            compressed = bool(flags & COMPRESSED)
             if as_json:
                 value = {
                     "name": segment.name,
@@ -243,35 +307,116 @@ def journal_ls(directory: str, as_json: bool) -> None:
                     "last": last,
                     "bytes": size,
                     "state": state,
+                    "compressed": compressed,
                 }
                 print(json.dumps(value))
             else:
                 span = f"{segment.first}-{last}" if last >= segment.first else "no records"
-                print(f"{segment.name}  {span:>21}  {size:>11} bytes  {state}")
+                zipped = ", compressed" if compressed else ""
+                print(f"{segment.name}  {span:>21}  {size:>11} bytes  {state}{zipped}")
 
 
 @journal.command("cat")
 @click.argument("directory", metavar="DIR")
 @click.option("--from", "start", type=click.IntRange(1), help="Begin with this record.")
 @click.option("-n", "count", type=click.IntRange(1), help="Stop after so many records.")
+@click.option("--path", metavar="PATH", help="A path and all below it, or a pattern.")
+@click.option("--job", metavar="ID", help="Written by this batch job.")
+@click.option("--uid", type=click.IntRange(0), help="Written by this user.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=_KIND,
+    metavar="KIND",
+    help="As create, write, rename... Repeatable.",
+)
+@click.option("--since", metavar="TIME", help="Not before this time.")
+@click.option("--until", metavar="TIME", help="Not after this time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")
-def journal_cat(directory: str, start: int | None, count: int | None, as_json: bool) -> None:
-    r"""Print the records of the journal in DIR, one a line.
+def journal_cat(
+    directory: str,
+    start: int | None,
+    count: int | None,
+    path: str | None,
+    job: str | None,
+    uid: int | None,
+    kinds: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    as_json: bool,
+) -> None:
+    r"""Print the records of the journal in DIR, one a line: all of them, or those
+    for which everything given holds.
 
     Bytes of names that are not printable UTF-8 appear as \xNN, a backslash too.
+    A PATH is one in the source, from its root on; in a pattern * and ? stay
+    within a name, ** does not. A TIME is 2026-11-22, 2026-11-22T05:00 (UTC), or
+    so long ago: 90s, 15m, 3h, 7d. Who wrote is known of records of kind 'write'.
     """
     with JournalReader(directory) as reader:
-        left = count
-        for batch in reader.read(None if start is None else SequenceNumber(start)):
-            for record in batch[:left]:
-                if as_json:
-                    print(json.dumps(report.record_value(record)))
-                else:
-                    print(report.record_line(record))
-            if left is not None:
-                left -= len(batch)
-                if left <= 0:
-                    return
+        search = Search(
+            path=None if path is None else _pattern(path, reader),
+            job=job,
+            uid=uid,
+            kinds=frozenset(Kind[kind.upper()] for kind in kinds),
+            since_ns=_moment("--since", since),
+            until_ns=_moment("--until", until),
+        )
+        begin = None if start is None else SequenceNumber(start)
+        if begin is None and search.since_ns is not None and search.path is None:
+            begin = reader.since(search.since_ns)
+        left = sys.maxsize if count is None else count
+        for batch in reader.select(search.wanted, begin):
+            found = [record for record in batch if search.matches(record)]
+            for record in found[:left]:
+                print(json.dumps(record_value(record)) if as_json else record_line(record))
+            left -= len(found)
+            if left <= 0:
+                return
+
+
+def _pattern(path: str, reader: JournalReader) -> PathPattern:
+    return PathPattern(relative(os.fsencode(path), reader.header.source.path))
+
+
+def _moment(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    at = parse_moment(text, time.time_ns())
+    if at is None:
+        allowed = "2026-11-22, 2026-11-22T05:00, or 90s, 15m, 3h, 7d ago is allowed"
+        raise UsageError(f"option '{option}': {text}: {allowed}")
+    return at
+
+
+@journal.command("export")
+@click.argument("directory", metavar="DIR")
+@click.argument("destination", metavar="ARCHIVE|-")
+@click.option("--since", metavar="TIME|N", help="From this time or record on, else from the first.")
+@click.option("--until", metavar="TIME|N", help="Up to it, else up to the last.")
+def journal_export(directory: str, destination: str, since: str | None, until: str | None) -> None:
+    """Copy records of the journal in DIR into a new directory ARCHIVE, or as a
+    tar archive to standard output.
+
+    The archive is itself a journal, for 'mirrorfs journal ls|cat|verify';
+    nothing is ever appended to it. Its records are the journal's, byte for byte,
+    compressed.
+    """
+    with JournalReader(directory) as reader:
+        span = export.span_of(reader, _bound("--since", since), _bound("--until", until))
+        if destination == "-":
+            export.to_stream(reader, span, sys.stdout.buffer)
+            return
+        size = export.to_directory(reader, span, destination)
+    print(f"{destination}: records {span.first} to {span.last}, {size} bytes")
+
+
+def _bound(option: str, text: str | None) -> export.Bound | None:
+    if text is not None and text.isascii() and text.isdigit():
+        return SequenceNumber(int(text))
+    at = _moment(option, text)
+    return None if at is None else export.Moment(at)
 
 
 @journal.command("verify")

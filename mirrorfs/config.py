@@ -5,6 +5,7 @@ Knows what is allowed and says so: file, key, what is allowed. It does not look 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -23,7 +24,19 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         mountpoint: the source itself if None.
         journal_sync: "always" answers a job after its record is on the disk.
         journal_open_files: seconds between records of files that stay open and change.
-        journal_segment_bytes: a segment is sealed at this size.
+        journal_full: while records cannot be made, changes go on and are found later, or wait, or
+            are refused.
+        journal_reserve: bytes kept free for records on the journal's disk.
+        journal_segment_bytes, journal_segment_age: a segment is sealed at this size or age (s).
+        journal_compression: of sealed segments.
+        journal_keep: seconds for which records are kept, whatever the sites have.
+        journal_detached_keep, journal_detached_bytes: for how long (s), and how much of the
+            journal, is kept for a detached site.
+        writers: "many": several nodes have this source mounted; `journal` is then a directory with
+            one journal a node in it, named by `node`.
+        node: this node's id in journals; the host's name if empty.
+        locks: "local": locks hold between the users of this mount only.
+        guard: "on": changes made behind the mount are noticed.
         attr_timeout: seconds the kernel may keep attributes and names.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
@@ -40,7 +53,17 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     journal_sync: Literal["group", "always"] = "group"
     journal_open_files: float = 30.0
     journal_segment_bytes: int = 64 << 20
-    writers: Literal["one"] = "one"
+    journal_full: Literal["degrade", "block", "readonly"] = "degrade"
+    journal_reserve: int = 16 << 20
+    journal_segment_age: float = 3600.0
+    journal_compression: Literal["zstd", "none"] = "zstd"
+    journal_keep: float = 7 * 86400.0
+    journal_detached_keep: float = 30 * 86400.0
+    journal_detached_bytes: int = 64 << 30
+    writers: Literal["one", "many"] = "one"
+    node: str = ""
+    locks: Literal["local", ""] = ""
+    guard: Literal["on", "off"] = "off"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
     inode_cache: int = 1_000_000
@@ -56,6 +79,11 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     subtype: str = "mirrorfs"
     kernel_options: tuple[str, ...] = ()
 
+    @property
+    def journal_directory(self) -> str:
+        """Where this node's own journal is."""
+        return os.path.join(self.journal, self.node) if self.writers == "many" else self.journal
+
 
 _PASSED_OVER: Final = frozenset(
     {
@@ -63,11 +91,18 @@ _PASSED_OVER: Final = frozenset(
         *("user", "users", "owner", "group", "nouser", "nousers", "noowner", "nogroup"),
         *("loud", "silent", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
         *("relatime", "norelatime", "strictatime", "nostrictatime"),
-        *("allow_other", "default_permissions", "user_id", "group_id", "max_read"),
+        *("allow_other", "default_permissions", "nonempty", "user_id", "group_id", "max_read"),
     }
 )
 """What mount(8), fstab(5) and systemd pass along, for themselves or for disks; and, in the last
 line, what is so with every mount of ours. They may have a value."""
+
+_REFUSED: Final = {
+    "auto_unmount": "after a crash it would show the raw tree, where changes have no record;"
+    " 'mirrorfs umount --dead' takes a dead mount away",
+    "allow_root": "all users may use the mount, as they may use the source",
+}
+"""What users of FUSE know and cannot have here, with the reason."""
 
 _KERNEL: Final = frozenset(
     {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
@@ -84,19 +119,44 @@ _OPPOSITES: Final = {
     "async": "sync",
 }
 
+_NODE_BYTES_MAX: Final = 64
+_NODE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _SUBTYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEYS: Final = tuple(f for f in Volume.__struct_fields__ if f != "kernel_options")
 _OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpoint"))
 _NUMBERS: Final = {
     "journal_open_files": (0.1, 86400.0),
     "journal_segment_bytes": (4096, 1 << 30),
+    "journal_reserve": (0, 1 << 40),
+    "journal_segment_age": (1.0, 366 * 86400.0),
+    "journal_keep": (0.0, 36600 * 86400.0),
+    "journal_detached_keep": (0.0, 36600 * 86400.0),
+    "journal_detached_bytes": (0, 1 << 60),
     "attr_timeout": (0.0, 86400.0),
     "inode_cache": (1000, 1 << 40),
 }
+_SHARED_TIMEOUT: Final = 1.0
+"""Seconds after which a change made by another node must be seen."""
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_WITH_UNITS: Final = {
+    "journal_segment_bytes": _SIZES,
+    "journal_segment_age": _UNITS,
+    "journal_keep": _UNITS,
+    "journal_detached_keep": _UNITS,
+    "journal_detached_bytes": _SIZES,
+    "journal_reserve": _SIZES,
+}
+"""Numbers that may be followed by a unit, as in 7d and 64G."""
 _COMMA: Final = re.compile(r"(?<!\\),")
 _CHOICES: Final = {
     "journal_sync": ("group", "always"),
-    "writers": ("one",),
+    "journal_full": ("degrade", "block", "readonly"),
+    "journal_compression": ("zstd", "none"),
+    "writers": ("one", "many"),
+    "locks": ("local",),
+    "guard": ("on", "off"),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),
 }
@@ -113,12 +173,26 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
     options: dict[str, Any] = {}
     for text in texts:
         for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
+            refused = _REFUSED.get(item.partition("=")[0].replace("-", "_"))
+            if refused is not None:
+                raise UsageError(f"option '{item}': not possible here: {refused}")
             if not _read_option(item, options) and not sloppy:
-                known = ", ".join(f"{_option(key)}=" for key in ("volume", *_OPTIONS))
-                raise UsageError(
-                    f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
-                )
+                raise UsageError(f"option '{item}': not known here: {_nearest(item)}")
     return options
+
+
+def _nearest(item: str) -> str:
+    """What may have been meant by an option that is not known."""
+    key, equals, _ = item.partition("=")
+    valued = {_option(name): f"{_option(name)}=VALUE" for name in ("volume", *_OPTIONS)}
+    words = {word: word for word in (*_KERNEL, *_OPPOSITES, *_PASSED_OVER, "remount")}
+    if key.replace("_", "-") in valued:
+        return f"{valued[key.replace('_', '-')]} is allowed"
+    if key in words:
+        return f"{key} has no value" if equals else f"{key} is allowed"
+    known = {**words, **valued}
+    near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)
+    return f"the nearest is {known[near[0]]}; 'mirrorfs mount --help' shows all"
 
 
 def _read_option(item: str, options: dict[str, Any]) -> bool:
@@ -139,6 +213,11 @@ def _read_option(item: str, options: dict[str, Any]) -> bool:
     else:
         return key in _PASSED_OVER or key[:2] in ("x-", "X-")
     return True
+
+
+def node_name() -> str:
+    """This host's id in journals."""
+    return os.uname().nodename.encode()[:_NODE_BYTES_MAX].decode(errors="ignore")
 
 
 def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str, Any]) -> Volume:
@@ -167,6 +246,7 @@ def read_volume(source: str | None, mountpoint: str | None, options: Mapping[str
     volume = _check(values, None)
     return msgspec.structs.replace(
         volume,
+        node=volume.node or node_name(),
         kernel_options=tuple(word for word, holds in switches.items() if holds),
         source=os.path.abspath(volume.source),
         mountpoint=os.path.abspath(volume.mountpoint or volume.source),
@@ -223,6 +303,10 @@ def _read_file(file: str) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any], file: str | None) -> Volume:
     """Types, choices and ranges of values from a file, or from options."""
+    values = {
+        key: _counted(key, value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
     try:
         volume = msgspec.convert(values, Volume)
     except msgspec.ValidationError as error:
@@ -231,12 +315,16 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
             allowed = " or ".join(_CHOICES[path])
             reason = f"{values[path]}: {allowed} is allowed"
         raise _wrong(file, path, reason) from None
+    volume = _check_writers(volume, values, file)
     for key, (least, most) in _NUMBERS.items():
         if not least <= getattr(volume, key) <= most:
             raise _wrong(file, key, f"from {least:g} to {most:g} is allowed")
     if not _SUBTYPE.fullmatch(volume.subtype):
         reason = f"{volume.subtype}: 1 to 64 letters, digits, '.', '_', '-' are allowed"
         raise _wrong(file, "subtype", reason)
+    if volume.node and not _NODE.fullmatch(volume.node):
+        reason = f"{volume.node}: 1 to 64 letters, digits, '.', '_', '-' are allowed, no '.' first"
+        raise _wrong(file, "node", reason)
     if not volume.fsname.isprintable():
         raise _wrong(file, "fsname", "printable characters are allowed")
     for key in ("source", "mountpoint", "journal"):
@@ -246,11 +334,45 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
     return volume
 
 
+def _check_writers(volume: Volume, values: Mapping[str, Any], file: str | None) -> Volume:
+    """What several writers of one source ask of the other keys."""
+    if volume.writers == "one":
+        return volume
+    if "attr_timeout" not in values:
+        volume = msgspec.structs.replace(volume, attr_timeout=_SHARED_TIMEOUT)
+    if file is not None:  # options may add what is missing
+        return volume
+    if volume.attr_timeout > _SHARED_TIMEOUT:
+        raise _wrong(file, "attr_timeout", f"with writers=many {_SHARED_TIMEOUT:g} at most")
+    if volume.locks != "local":
+        raise UsageError(
+            "option 'writers': many: this engine does not forward locks to the source: add"
+            " locks=local where no job locks files against other nodes"
+        )
+    if volume.guard == "on":
+        raise UsageError("option 'guard': on: with writers=many off is allowed")
+    return volume
+
+
 def _number(name: str, text: str) -> float | int:
+    counted = _counted(name, text)
     try:
-        return int(text) if isinstance(_NUMBERS[name][0], int) else float(text)
+        return int(counted) if isinstance(_NUMBERS[name][0], int) else float(counted)
     except ValueError:
-        raise UsageError(f"option '{_option(name)}': {text}: a number is allowed") from None
+        units = "".join(f", or one with {' '.join(known)}" for known in _units(name))
+        raise UsageError(f"option '{_option(name)}': {text}: a number is allowed{units}") from None
+
+
+def _units(name: str) -> list[dict[str, int]]:
+    return [_WITH_UNITS[name]] if name in _WITH_UNITS else []
+
+
+def _counted(name: str, text: str) -> str | int:
+    """The number in a text like 7d or 64G; other texts as they are."""
+    for units in _units(name):
+        if text[-1:] in units and text[:-1].isascii() and text[:-1].isdigit():
+            return int(text[:-1]) * units[text[-1]]
+    return text
 
 
 def _wrong(file: str | None, key: str, reason: str) -> ConfigurationError | UsageError:

@@ -6,9 +6,12 @@ at flush, before close(2) returns; at fsync; at release, for what a memory mappi
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import stat
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar, TypeVarTuple
 
 import pyfuse3
 import trio
@@ -23,9 +26,14 @@ from pyfuse3 import (
 
 from mirrorfs.backing_tree import truncates, wants_write
 from mirrorfs.capture import RESERVED
-from mirrorfs.engine import Engine, Handle, answer, answer_later, change
+from mirrorfs.engine import Engine, answer, answer_later, change
+from mirrorfs.handles import Handle
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing, Name
+
+_KEEPS_DIRECTORY_TIMES: Final = frozenset({"noatime", "nodiratime"})
+_Ts = TypeVarTuple("_Ts")
+_R = TypeVar("_R")
 
 _INLINE_BYTES_MAX: Final = 128 << 10
 """A larger read or write goes to a thread: it would keep all other requests waiting."""
@@ -34,16 +42,29 @@ _INLINE_BYTES_MAX: Final = 128 << 10
 class ContentRequests(Engine):
     """Handlers of these requests."""
 
-    @change
-    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    @answer_later
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
+        if truncates(flags):
+            return await self._open_empty(inode, flags, ctx)
+        if wants_write(flags):
+            self.recorder.admit_writer()
         node = self._objects.node(inode)
+        self._objects.room()
         self._hold(node)
         where = self._objects.descriptor(node)
-        if not truncates(flags):
-            return self._opened(node, self._tree.open_file(where, flags), flags, ctx)
+        opened = self._tree.open_file(where, self._at_source(flags))
+        return self._opened(node, opened, flags, ctx)
+
+    @change
+    def _open_empty(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """The same, emptying it."""
+        node = self._objects.node(inode)
+        self._objects.room()
+        self._hold(node)
+        where = self._objects.descriptor(node)
         with self.recorder.change:
-            descriptor = self._tree.open_file(where, flags)
+            descriptor = self._tree.open_file(where, self._at_source(flags))
         try:
             return self._emptied(node, descriptor, flags, ctx)
         except BaseException:
@@ -64,12 +85,13 @@ class ContentRequests(Engine):
         return self._opened(node, descriptor, flags, ctx)
 
     def _opened(self, node: Node, descriptor: int, flags: int, ctx: RequestContext) -> FileInfo:
-        writable = wants_write(flags)
-        self._files[descriptor] = Handle(node, writable=writable)
-        if writable:
+        if wants_write(flags):
             node.who = self._jobs.who(ctx.pid, ctx.uid)
-        self._objects.handle_opened(node)
-        return FileInfo(fh=descriptor)
+        if self._options.shared:  # size and times may be another node's by now
+            with contextlib.suppress(OSError):  # the kernel has no inode yet: a new file
+                pyfuse3.invalidate_inode(node.number, attr_only=True)
+        number = self._objects.opened(node, flags, descriptor, ctx.pid)
+        return FileInfo(fh=number, keep_cache=self._keeps_pages)
 
     def _clear_set_ids(self, node: Node) -> None:
         """Truncation by open ends set-user-id and set-group-id; the kernel leaves that to us."""
@@ -88,34 +110,46 @@ class ContentRequests(Engine):
     @answer_later
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Bytes of an open file."""
+        handle = self._objects.files[fh]
+        descriptor = self._objects.file(handle)
         if self._threads or size > _INLINE_BYTES_MAX:
-            return await trio.to_thread.run_sync(self._tree.read, fh, size, off)
-        return self._tree.read(fh, size, off)
+            return await self._in_thread(handle, self._tree.read, descriptor, size, off)
+        return self._tree.read(descriptor, size, off)
 
     @answer_later
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Change an open file. Unrecorded from before the call to the record after it."""
-        node = self._files[fh].node
+        handle = self._objects.files[fh]
+        node = handle.node
+        if self.recorder.degraded:
+            await self.recorder.admitted((node,), handle.pid)
+        descriptor = self._objects.file(handle)
         self.recorder.mark_dirty(node)
-        if self._threads or len(buf) > _INLINE_BYTES_MAX:
+        if self._threads or len(buf) > _INLINE_BYTES_MAX or handle.synchronous:
             node.writes += 1  # a record made meanwhile may not have seen it
             try:
-                return await trio.to_thread.run_sync(self._tree.write, fh, buf, off)
+                return await self._in_thread(handle, self._tree.write, descriptor, buf, off)
             finally:
                 node.writes -= 1
-        return self._tree.write(fh, buf, off)
+        return self._tree.write(descriptor, buf, off)
 
     @answer_later
     async def flush(self, fh: FileHandleT) -> None:
         """close(2) of one descriptor: what was written is in the journal before it returns."""
-        handle = self._files[fh]
+        handle = self._objects.files[fh]
         if not handle.writable:
             return
         try:
-            if self._threads:
-                await trio.to_thread.run_sync(self._tree.report_write_errors, fh)
+            error, handle.error = handle.error, None
+            if error is not None:
+                raise error
+            if handle.descriptor < 0:
+                pass  # nothing was written since
+            elif self._threads:
+                tell = self._tree.report_write_errors
+                await self._in_thread(handle, tell, handle.descriptor)
             else:
-                self._tree.report_write_errors(fh)
+                self._tree.report_write_errors(handle.descriptor)
         finally:
             if handle.node.dirty:
                 self.recorder.content(handle.node)
@@ -123,23 +157,31 @@ class ContentRequests(Engine):
     @answer_later
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make an open file durable."""
-        node = self._files[fh].node
+        handle = self._objects.files[fh]
         try:
-            await trio.to_thread.run_sync(self._tree.sync, fh, datasync)
+            descriptor = self._objects.file(handle)
+            await self._in_thread(handle, self._tree.sync, descriptor, datasync)
         finally:
-            if node.dirty:
-                self.recorder.content(node)
+            if handle.node.dirty:
+                self.recorder.content(handle.node)
+
+    async def _in_thread(self, handle: Handle, call: Callable[[*_Ts], _R], *arguments: *_Ts) -> _R:
+        """A system call in another thread; the descriptor stays open meanwhile."""
+        handle.busy += 1
+        try:
+            return await trio.to_thread.run_sync(call, *arguments)
+        finally:
+            handle.busy -= 1
 
     @answer
     def release(self, fh: FileHandleT) -> None:
         """The last reference to an open file is gone, memory mappings included."""
-        node = self._files.pop(fh).node
+        node = self._objects.files[fh].node
         try:
             if node.dirty:
                 self.recorder.content(node)
         finally:
-            self._tree.close_descriptor(fh)
-            self._objects.handle_closed(node)
+            self._objects.closed(fh)
 
     # -- directories -----------------------------------------------------------------------------
 
@@ -147,9 +189,12 @@ class ContentRequests(Engine):
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         node = self._objects.node(inode)
-        descriptor = self._tree.open_directory(self._objects.descriptor(node))
+        keeps = not self.kernel_options.isdisjoint(_KEEPS_DIRECTORY_TIMES)
+        self._objects.room()
+        where = self._objects.descriptor(node)
+        descriptor = self._tree.open_directory(where, os.O_NOATIME if keeps else 0)
         self._listings[descriptor] = Listing(self._tree, node, descriptor)
-        self._objects.handle_opened(node)
+        self._objects.listing_opened(node)
         return descriptor
 
     @answer
@@ -195,7 +240,7 @@ class ContentRequests(Engine):
         """Close a directory."""
         node = self._listings.pop(fh).node
         self._tree.close_descriptor(fh)
-        self._objects.handle_closed(node)
+        self._objects.listing_closed(node)
 
     @answer_later
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:

@@ -25,6 +25,7 @@ from mirrorfs.journal.control_client import (
     CheckpointRequest,
     ReconcileRequest,
     Refused,
+    RemountRequest,
     Request,
     RootAnswer,
     RootRequest,
@@ -61,6 +62,9 @@ class Volume(Protocol):
 
     def status(self) -> Status:
         """How things are."""
+
+    def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        """These of the kernel's options are in force now."""
 
 
 async def serve(directory: str, volume: Volume) -> None:
@@ -135,6 +139,9 @@ def _answer(request: Request, volume: Volume) -> Answer:
                 return Refused(f"{os.fsdecode(path)}: {error.strerror}")
             body = Reconcile(directory, whole, path, reason)
             return _appended(volume.append(Kind.RECONCILE, body))
+        case RemountRequest(kernel_options):
+            volume.remounted(kernel_options)
+            return volume.status()
         case _:
             return volume.status()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -27,8 +28,11 @@ from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
 from mirrorfs.recorder import Journal, Recorder
+from mirrorfs.virtual import JournalFacts, VirtualAttributes
 
 log = logging.getLogger(__name__)
+
+_SYNCS_NAMES = frozenset({"sync", "dirsync"})
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -46,8 +50,12 @@ class EngineOptions:
         journal_open_files: interval in seconds at which changed open files get a record.
         job_variables: environment variables that hold a batch job's id, the first one set counts.
         descriptors_max: open descriptors to stay below.
+        shared: other nodes change the source, too: what they closed shows at open.
+        kernel_options: of those in force, noatime, nodiratime, sync and dirsync are ours to keep
+            at the source.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
+        facts: of the journal, for virtual attributes; without it there are none.
     """
 
     attr_timeout: float = 3600.0
@@ -62,19 +70,12 @@ class EngineOptions:
         "JOB_ID",
         "OAR_JOB_ID",
     )
+    shared: bool = False
+    kernel_options: frozenset[str] = frozenset()
     descriptors_max: int = 800
     inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
-
-
-class Handle:
-    """An open file; the kernel knows it by its descriptor."""
-
-    __slots__ = ("node", "writable")
-
-    def __init__(self, node: Node, *, writable: bool) -> None:
-        self.node = node
-        self.writable = writable
+    facts: Callable[[], JournalFacts] | None = None
 
 
 def answer(
@@ -112,15 +113,22 @@ def change(
 ) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
     """`answer` for a handler that changes the source and records it.
 
-    If it fails while the recorder is owed a record, the journal is told that one is missing.
+    While records cannot be made, the journal is asked first; what the handler will touch are the
+    inodes among its arguments, of which the last is the context. If it fails while the recorder is
+    owed a record, the journal is told that one is missing.
     """
+    _, *names = inspect.signature(handler).parameters
+    inodes = [at for at, name in enumerate(names) if "inode" in name]
 
     @functools.wraps(handler)
     async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
+            if self.recorder.degraded:
+                context: Any = args[-1]
+                await self.recorder.admitted(self._known(args, inodes), context.pid)
             return handler(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
-            self.recorder.failed(handler.__name__, error)
+            self.recorder.failed(handler.__name__, error, self._known(args, inodes))
             raise self.failure(handler.__name__, error) from None
 
     return handle
@@ -137,13 +145,19 @@ class Engine(pyfuse3.Operations):
         prepare_thread()
         self._tree = tree
         self._options = options
-        self._objects = Objects(tree, options.descriptors_max)
+        self._objects = Objects(tree, options.descriptors_max, shared=options.shared)
         self.recorder = Recorder(tree, self._objects, journal)
-        self._jobs = Jobs(options.job_variables)
-        self._files: dict[int, Handle] = {}
+        facts = options.facts
+        self._virtual = facts and VirtualAttributes(self._objects, self.recorder, facts)
+        self._jobs = Jobs(options.job_variables, options.descriptors_max // 32)
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
+        self.kernel_options = options.kernel_options
+        # The kernel notices a change of size or mtime by itself, if it asks; not a quick one.
+        self._keeps_pages = options.attr_timeout > 0 and not options.shared
         self._stale_attributes: list[int] = []
+        self._stale_content: list[int] = []
+        self._stale_names: list[tuple[int, bytes]] = []
         self._shed_above = options.inode_cache
         self._background = trio.Event()
         self._logged: set[tuple[str, type[BaseException]]] = set()
@@ -158,7 +172,7 @@ class Engine(pyfuse3.Operations):
     @property
     def open_files(self) -> int:
         """How many file handles are open."""
-        return len(self._files)
+        return len(self._objects.files)
 
     async def poll_open_files(self) -> None:
         """Record changed files that stay open, for ever; and what requests leave for later."""
@@ -179,9 +193,8 @@ class Engine(pyfuse3.Operations):
     def finish(self) -> None:
         """After the last request: record what is still unrecorded, close everything."""
         self.record_open_files()
-        for descriptor in (*self._files, *self._listings):
+        for descriptor in self._listings:
             self._tree.close_descriptor(descriptor)
-        self._files.clear()
         self._listings.clear()
         self._objects.close()
         self._jobs.close()
@@ -191,9 +204,31 @@ class Engine(pyfuse3.Operations):
             await self._background.wait()
             self._background = trio.Event()
             numbers, self._stale_attributes = self._stale_attributes, []
+            content, self._stale_content = self._stale_content, []
+            stale, self._stale_names = self._stale_names, []
             descriptors, self._objects.slow_to_close = self._objects.slow_to_close, []
-            names = self._surplus_names()
-            await trio.to_thread.run_sync(self._do_slow_things, numbers, descriptors, names)
+            names = self._surplus_names() + stale
+            await trio.to_thread.run_sync(
+                self._do_slow_things, numbers, content, descriptors, names
+            )
+
+    def stale(
+        self, directory: os.stat_result, name: bytes, found: os.stat_result | None, *, named: bool
+    ) -> None:
+        """That place was changed behind the mount; `found` stands there now. `named`: the name
+        itself came, went or is another object's: then what stood there is looked at, too."""
+        table = self._objects.table
+        above = table.nodes.get(table.number_of(directory.st_ino))
+        if found is not None:
+            number = table.number_of(found.st_ino)
+            if number in table.nodes:
+                (self._stale_attributes if named else self._stale_content).append(number)
+        if above is not None and named:
+            known = above.children.get(name)
+            if known is not None:
+                self._stale_attributes.append(known.number)
+            self._stale_names.append((above.number, name))
+        self._background.set()
 
     def _surplus_names(self) -> list[tuple[int, bytes]]:
         """What the kernel should forget, a tenth of the cache at a time; nothing below its limit.
@@ -214,7 +249,11 @@ class Engine(pyfuse3.Operations):
         self._shed_above = min(self._shed_above, max(limit, self.nodes + limit // 10))
 
     def _do_slow_things(
-        self, numbers: list[int], descriptors: list[int], names: list[tuple[int, bytes]]
+        self,
+        numbers: list[int],
+        content: list[int],
+        descriptors: list[int],
+        names: list[tuple[int, bytes]],
     ) -> None:
         """In another thread: what must not happen inside a request, or may take long."""
         for directory, name in names:
@@ -223,6 +262,9 @@ class Engine(pyfuse3.Operations):
         for number in numbers:
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(number, attr_only=True)
+        for number in content:
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(number, attr_only=False)
         for descriptor in descriptors:
             self._tree.close_descriptor(descriptor)
 
@@ -237,6 +279,20 @@ class Engine(pyfuse3.Operations):
             self._logged.add(seen)
             log.error("%s: internal error, answered EIO", request, exc_info=error)
         return FUSEError(errno.EIO)
+
+    def _at_source(self, flags: int) -> int:
+        """Flags to open a file of the source with: the mount's options hold there, too."""
+        if "noatime" in self.kernel_options:
+            flags |= os.O_NOATIME
+        if "sync" in self.kernel_options and flags & os.O_ACCMODE != os.O_RDONLY:
+            flags |= os.O_SYNC
+        return flags
+
+    def _changed_names(self, *directories: Node) -> None:
+        """Names in them have changed: with `sync` or `dirsync` durably so before the answer."""
+        if not self.kernel_options.isdisjoint(_SYNCS_NAMES):
+            for directory in directories:
+                self._tree.sync_directory(self._objects.descriptor(directory))
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -269,6 +325,11 @@ class Engine(pyfuse3.Operations):
         if len(self._objects.table.nodes) > self._shed_above:
             self._background.set()
 
+    def _known(self, args: Sequence[Any], inodes: Sequence[int]) -> list[Node]:
+        """The nodes of these arguments; those that are none any more can neither be changed."""
+        nodes = self._objects.table.nodes
+        return [nodes[args[at]] for at in inodes if args[at] in nodes]
+
     def _directory_for(self, number: int, name: bytes, error: int) -> Node:
         """The directory a name is used in; the reserved name answers `error`."""
         directory = self._objects.node(number)
@@ -277,7 +338,13 @@ class Engine(pyfuse3.Operations):
         return directory
 
     def _hold(self, node: Node) -> None:
-        """Keep an object over the removal of its name: the kernel may go on using it, and its
-        inode number must not go to another object meanwhile."""
+        """Have the descriptor and the id of an object at hand."""
         self._objects.descriptor(node)
         self._objects.identity(node)
+
+    def _hold_over_removal(self, node: Node) -> None:
+        """Keep an object whose name will be removed: the kernel may go on using it, and its inode
+        number must not go to another object meanwhile."""
+        if node.handles:
+            self._objects.room()
+        self._hold(node)

@@ -68,5 +68,8 @@ def in_doubt(error: BaseException) -> bool:
 
 
 def errno_of(error: OSError) -> int:
-    """The errno to answer a request with; EIO if the error carries none."""
-    return error.errno or errno.EIO
+    """The errno to answer a request with; EIO if the error carries none.
+
+    When it is the daemon that cannot open more files, the job has not too many of them.
+    """
+    return errno.ENFILE if error.errno == errno.EMFILE else error.errno or errno.EIO

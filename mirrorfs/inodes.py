@@ -263,14 +263,14 @@ def coldest(nodes: Iterable[Node], wanted: int) -> list[Node]:
     """Up to `wanted` nodes whose descriptor can be opened again, the ones not used lately first.
 
     Clears `referenced` on the way, so that the next call finds what was not used since. A nameless
-    node, and one with an open handle, keeps its descriptor: there may be no other way to it.
+    node keeps its descriptor: there may be no other way to it.
     """
     found: list[Node] = []
     spared: list[Node] = []
     for node in nodes:
         if len(found) == wanted:
             return found
-        if not node.named or node.handles:
+        if not node.named:
             continue
         if node.referenced:
             node.referenced = False

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -27,7 +28,7 @@ import trio
 
 from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
 from mirrorfs.backing_tree import BackingTree
-from mirrorfs.config import Volume
+from mirrorfs.config import Volume, node_name
 from mirrorfs.degraded import EnduringJournal
 from mirrorfs.errors import (
     CannotWriteError,
@@ -35,6 +36,7 @@ from mirrorfs.errors import (
     RefusedError,
     UnusableError,
 )
+from mirrorfs.guard import Guard
 from mirrorfs.journal.control_client import Status
 from mirrorfs.journal.reader import JournalReader, NoJournalError
 from mirrorfs.journal.record import Body, Kind, Mount, ObjectId, SequenceNumber
@@ -44,17 +46,24 @@ from mirrorfs.journal.recovery import (
     Opened,
     open_journal,
 )
+from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
+from mirrorfs.marks import Mark, Noted, decode
 from mirrorfs.operations import EngineOptions, Operations
+from mirrorfs.reserve import Reserve
+from mirrorfs.upkeep import Upkeep, UpkeepOptions
+from mirrorfs.virtual import JournalFacts
 from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
 
 LOG_NAME: Final = "mirrorfs.log"
-_NODE_BYTES_MAX = 64
 _UNCLEAN = "mirrorfs stopped without unmounting"
+_OTHERS = "other nodes may have changed the source"
 _MNT_DETACH = 2
+_TASKS_MAX = 99
+_TASKS_WAITING_MAX = 4096
 
 _RESTRICTIONS: Final = (
     (os.ST_NOSUID, "nosuid", "suid"),
@@ -73,7 +82,7 @@ def version() -> str:
 
 def host() -> str:
     """This node's id in journals."""
-    return os.uname().nodename.encode()[:_NODE_BYTES_MAX].decode(errors="ignore")
+    return node_name()
 
 
 def mount(volume: Volume, *, foreground: bool) -> None:
@@ -89,7 +98,11 @@ def mount(volume: Volume, *, foreground: bool) -> None:
         return
 
     def work(ready: Callable[[], None]) -> None:
-        _serve(volume, ready, lambda: background.log_to(os.path.join(volume.journal, LOG_NAME)))
+        _serve(
+            volume,
+            ready,
+            lambda: background.log_to(os.path.join(volume.journal_directory, LOG_NAME)),
+        )
 
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
@@ -106,18 +119,30 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal)
+        known = _known_header(volume.journal_directory)
         tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
         stack.callback(tree.close)
         directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        predecessor.lock(directory, volume.journal)
+        predecessor.lock(directory, volume.journal_directory)
         identity, opened = _open_journal(volume, tree, directory, known)
         start_log()
-        journal = EnduringJournal(opened.writer, directory, identity.root)
+        journal = EnduringJournal(
+            opened.writer,
+            directory,
+            identity.root,
+            directory=volume.journal_directory,
+            ways=tree.way,
+            reserve_bytes=volume.journal_reserve,
+            when_full=volume.journal_full,
+        )
+        guard = None
+        if volume.guard == "on":
+            guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
+            stack.callback(guard.close)
         _begin(volume, journal, opened, directory)
         try:
-            served = _Served(volume, tree, journal)
+            served = _Served(volume, tree, journal, guard)
             os.umask(0)
             _mount_fuse(volume, served.operations, tree.statistics().f_flag)
         except BaseException:
@@ -125,6 +150,8 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
             raise
         trio.run(served.run, ready, strict_exception_groups=True)
         served.operations.finish()
+        if guard is not None:
+            guard.drain()
         journal.close(host())
         pyfuse3.close(unmount=False)
         _log.info("unmounted; the last record is %d", journal.writer.head)
@@ -153,7 +180,8 @@ def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -
             os.stat(RESERVED, dir_fd=tree.root)
         except FileNotFoundError:
             raise _another_volume(volume, known) from None
-    return VolumeDirectory(tree.root, volume.source)
+    node = volume.node if volume.writers == "many" else ""
+    return VolumeDirectory(tree.root, volume.source, node)
 
 
 def _another_volume(volume: Volume, known: Header) -> RefusedError:
@@ -171,12 +199,22 @@ def _open_journal(
         raise _another_volume(volume, known)
     identity = tree.identity()
     options = WriterOptions(
-        sync=volume.journal_sync, segment_bytes_max=volume.journal_segment_bytes
+        sync=volume.journal_sync,
+        segment_bytes_max=volume.journal_segment_bytes,
+        segment_seconds_max=volume.journal_segment_age,
     )
+    identifier = identifier or directory.make_uuid()
+    reserve = Reserve(volume.journal_directory, volume.journal_reserve)
     try:
-        opened = open_journal(
-            volume.journal, identifier or directory.make_uuid(), identity, host(), options
-        )
+        while True:
+            try:
+                opened = open_journal(
+                    volume.journal_directory, identifier, identity, volume.node, options
+                )
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.give():
+                    raise
     except (JournalBusyError, JournalRefusedError) as error:
         raise RefusedError(f"journal: {error}") from None
     except CorruptionError as error:
@@ -190,22 +228,36 @@ def _begin(
     volume: Volume, journal: EnduringJournal, opened: Opened, directory: VolumeDirectory
 ) -> None:
     """The first records, durable before anything can change through the mount."""
-    degraded = directory.degraded()
-    clean = opened.clean and not degraded
+    root = opened.writer.header.source.root
+    noted = _noted(directory, root)
+    others = opened.writer.head > 0 and directory.changed_by_others()
+    clean = opened.clean and noted is None and not others
     mountpoint = os.fsencode(volume.mountpoint or volume.source)
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
+    record = Mount(host(), os.getpid(), version(), mountpoint, clean)
+    active = () if opened.clean and not others else (Mark(root, True, b""),)
     try:
-        record = Mount(host(), os.getpid(), version(), mountpoint, clean)
-        journal.writer.append(Kind.MOUNT, record)
-        if not clean:
-            sequence = journal.cover(_UNCLEAN)
-            _log.warning("%s: reconcile of the tree is %d", _UNCLEAN, sequence)
-        journal.writer.sync()
-        if degraded:
-            directory.clear_degraded()
+        journal.begin(record, active, _OTHERS if opened.clean else _UNCLEAN, noted)
+        directory.note_writers()
     except (JournalWriteError, OSError) as error:
         raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
+    try:
+        directory.prepare_marks()
+    except OSError as error:
+        _log.warning("no space can be kept in the source for marks: %s", error.strerror)
+
+
+def _noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
+    """What the mirrorfs before this one marked as changed without a record."""
+    data = directory.read_marks()
+    if data is None:
+        return None
+    noted = decode(data)
+    if noted is not None:
+        return noted
+    _log.warning("the marks cannot be read: everything is compared")
+    return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))
 
 
 def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> None:
@@ -216,6 +268,7 @@ def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> No
     name = (volume.fsname or volume.source).replace("\\", "\\\\").replace(",", "\\,")
     options = {"default_permissions", "allow_other", f"fsname={name}", f"subtype={volume.subtype}"}
     options.update(volume.kernel_options, restrictions(source_flags))
+    options.discard("nodiratime")  # libfuse does not know it; it is for the source anyway
     options.update(
         opposite for _, restriction, opposite in _RESTRICTIONS if restriction not in options
     )
@@ -256,8 +309,12 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 class _Served:
     """The parts that live while the mount does."""
 
-    def __init__(self, volume: Volume, tree: BackingTree, journal: EnduringJournal) -> None:
+    def __init__(
+        self, volume: Volume, tree: BackingTree, journal: EnduringJournal, guard: Guard | None
+    ) -> None:
         self._volume = volume
+        self._started_ns = time.time_ns()
+        self._begun = journal.writer.head
         self._tree = tree
         self._journal = journal
         self._mountpoint = volume.mountpoint or volume.source
@@ -265,27 +322,44 @@ class _Served:
         options = EngineOptions(
             attr_timeout=volume.attr_timeout,
             entry_timeout=volume.attr_timeout,
-            negative_timeout=volume.attr_timeout,
+            negative_timeout=volume.attr_timeout if volume.writers == "one" else 0.0,
+            shared=volume.writers == "many",
+            kernel_options=frozenset((*volume.kernel_options, *self._restrictions)),
             io=volume.io,
             journal_open_files=volume.journal_open_files,
             job_variables=volume.job_variables,
             descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 4 // 5,
             inode_cache=volume.inode_cache,
             status=self._daemon,
+            facts=self._facts,
         )
         self.operations = Operations(tree, journal, options)
+        limits = Limits(
+            keep_seconds=volume.journal_keep,
+            detached_keep_seconds=volume.journal_detached_keep,
+            detached_bytes=volume.journal_detached_bytes,
+        )
+        upkeep = UpkeepOptions(volume.journal_compression, limits)
+        self._upkeep = Upkeep(volume.journal_directory, journal.writer, upkeep)
+        self._guard = guard
+        if guard is not None:
+            guard.keeper = self.operations
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, self._volume.journal, self)
+            nursery.start_soon(control.serve, self._volume.journal_directory, self)
             nursery.start_soon(self._journal.keep_trying)
+            nursery.start_soon(self._upkeep.serve)
             nursery.start_soon(self.operations.poll_open_files)
             nursery.start_soon(self._end_on_signal)
+            if self._guard is not None:
+                nursery.start_soon(self._guard.run)
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
             ready()
             request_loop.install(patient=self._volume.io == "inline")
-            await pyfuse3.main()
+            tasks = _TASKS_WAITING_MAX if self._volume.journal_full == "block" else _TASKS_MAX
+            await pyfuse3.main(max_tasks=tasks)
             nursery.cancel_scope.cancel()
 
     async def _end_on_signal(self) -> None:
@@ -297,6 +371,7 @@ class _Served:
             async for _ in signals:
                 _log.warning("told twice to end: those who still use the mount get errors")
                 pyfuse3.terminate()
+                self._journal.abandon()
                 return
 
     def _unmount(self) -> None:
@@ -315,7 +390,7 @@ class _Served:
 
     def _daemon(self) -> bytes:
         """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
-        journal = self._volume.journal.encode(errors="backslashreplace").decode()
+        journal = self._volume.journal_directory.encode(errors="backslashreplace").decode()
         told = {
             "pid": os.getpid(),
             "host": host(),
@@ -325,6 +400,15 @@ class _Served:
             "restrictions": self._restrictions,
         }
         return json.dumps(told).encode()
+
+    def _facts(self) -> JournalFacts:
+        return JournalFacts(
+            directory=self._volume.journal_directory,
+            header=self._journal.writer.header,
+            begun=self._begun,
+            reconciled=self._journal.reconciled,
+            degraded=self._journal.degraded is not None,
+        )
 
     # What the control socket asks for
 
@@ -363,6 +447,24 @@ class _Served:
             head=self._journal.writer.head,
             durable_head=self._journal.writer.durable_head,
             degraded=self._journal.degraded,
+            degraded_since_ns=self._journal.since_ns,
+            marks=self._journal.marks,
+            everything=self._journal.everything,
+            journal_full=self._volume.journal_full,
+            room_bytes=self._journal.room.bytes,
+            room_seconds=self._journal.room.seconds,
             nodes=self.operations.nodes,
             open_files=self.operations.open_files,
+            journal=self._volume.journal_directory,
+            volume=str(uuid.UUID(bytes=self._journal.writer.header.volume)),
+            node=self._volume.node,
+            started_ns=self._started_ns,
+            writers=self._volume.writers,
+            kernel_options=tuple(sorted(self.operations.kernel_options)),
+            guard=self._volume.guard,
+            foreign=self._guard.directories if self._guard else 0,
+            lost=self._guard.overflows if self._guard else 0,
         )
+
+    def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        self.operations.kernel_options = frozenset(kernel_options)

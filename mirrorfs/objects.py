@@ -1,8 +1,9 @@
 """The objects the kernel holds, joined to the source: nodes, their descriptors and their ids.
 
 Opens an O_PATH descriptor of a node when one is needed, and closes those not used lately when
-there are too many; a node without one is opened again by its id. Makes no records and answers no
-requests. Everything here happens between two awaits of the one thread that serves requests.
+there are too many; a node without one is opened again by its id, an open file through its node.
+Makes no records and answers no requests. Everything here happens between two awaits of the one
+thread that serves requests.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import stat
 
 from mirrorfs.backing_tree import BackingTree
+from mirrorfs.handles import Handle, Handles
 from mirrorfs.inodes import NO_DESCRIPTOR, InodeTable, Node, coldest
 from mirrorfs.journal.record import ObjectId, Place
 
@@ -27,18 +29,23 @@ class Objects:
 
     Attributes:
         table: the nodes.
-        handles: open handles; the descriptors they hold count too.
+        files: the open files; the descriptors they hold count too.
+        listings: open directories, of one descriptor each.
         slow_to_close: descriptors of large removed files, for another thread to close.
     """
 
-    def __init__(self, tree: BackingTree, descriptors_max: int) -> None:
+    def __init__(self, tree: BackingTree, descriptors_max: int, *, shared: bool = False) -> None:
+        """`shared`: others change the source, too: known names are looked at again."""
         self.table = InodeTable(tree.root_inode)
-        self.handles = 0
+        self.files = Handles(tree)
+        self.listings = 0
         self.slow_to_close: list[int] = []
         self._tree = tree
+        self._shared = shared
         self._open: dict[Node, None] = {}
         self._step = max(16, descriptors_max // 10)
         self._descriptors_max = self._close_above = max(64, descriptors_max)
+        self._refuse_from = self._descriptors_max + self._descriptors_max // 16
         self._foreign_devices: set[int] = set()
         self.table.root.descriptor = tree.root
         self.table.root.identity = tree.root_id
@@ -46,6 +53,7 @@ class Objects:
 
     def close(self) -> None:
         """Close all descriptors but the root's."""
+        self.files.close()
         for node in self._open:
             self._tree.close_descriptor(node.descriptor)
             node.descriptor = NO_DESCRIPTOR
@@ -95,8 +103,8 @@ class Objects:
         return self.meet(directory, name, attributes), attributes
 
     def known(self, directory: Node, name: bytes) -> Node:
-        """The node there as far as the table knows, else as `look` finds it."""
-        node = directory.children.get(name)
+        """The node there as far as the table knows and may be believed, else as `look` finds it."""
+        node = None if self._shared else directory.children.get(name)
         return self.look(directory, name)[0] if node is None else node
 
     def meet(
@@ -159,15 +167,50 @@ class Objects:
                 found += [(directory.number, name) for directory, name in node.names()]
         return found
 
-    def handle_opened(self, node: Node) -> None:
-        """One handle more."""
-        node.handles += 1
-        self.handles += 1
-        self._close_some()
+    def room(self) -> None:
+        """Before something is opened that may have to stay open.
 
-    def handle_closed(self, node: Node) -> None:
-        """One handle less."""
-        self.handles -= 1
+        OSError ENFILE: what has no name, and is open, leaves no room.
+        """
+        if self._held < self._refuse_from:
+            return
+        self._close_some()
+        if self._held >= self._refuse_from:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    def opened(self, node: Node, flags: int, descriptor: int, pid: int) -> int:
+        """A file was opened by that process. Returns the number of its handle."""
+        node.handles += 1
+        number = self.files.add(node, flags, descriptor, pid)
+        self._close_some(node, self.files[number])
+        return number
+
+    def file(self, handle: Handle) -> int:
+        """The descriptor of an open file. OSError ESTALE: it was removed behind the mount."""
+        handle.referenced = True
+        if handle.descriptor < 0:
+            descriptor = self._tree.open_file(self.descriptor(handle.node), handle.flags)
+            self.files.opened_again(handle, descriptor)
+            self._close_some(handle.node, handle)
+        return handle.descriptor
+
+    def closed(self, number: int) -> None:
+        """The last user of an open file is gone."""
+        node = self.files[number].node
+        try:
+            self.files.remove(number)
+        finally:
+            self._leave(self.table.closed(node))
+
+    def listing_opened(self, node: Node) -> None:
+        """A directory was opened."""
+        node.handles += 1
+        self.listings += 1
+        self._close_some(node)
+
+    def listing_closed(self, node: Node) -> None:
+        """It was closed."""
+        self.listings -= 1
         self._leave(self.table.closed(node))
 
     def _reopen(self, node: Node) -> int:
@@ -185,19 +228,31 @@ class Objects:
         self._close_some(node)
         return descriptor
 
-    def _close_some(self, needed: Node | None = None) -> None:
+    @property
+    def _held(self) -> int:
+        return len(self._open) + self.files.held + self.listings
+
+    def _close_some(self, needed: Node | None = None, in_use: Handle | None = None) -> None:
         """Stay below the limit; where everything open is needed, do not search each time."""
-        if len(self._open) + self.handles <= self._close_above:
+        held = self._held
+        if held <= self._close_above:
             return
-        for node in coldest(self._open, self._step):
+        wanted = held - self._descriptors_max + self._step
+        if self.files.held > self._descriptors_max // 2:
+            self.files.close_coldest(wanted // 2, in_use)
+        for node in coldest(self._open, wanted):
             if node is needed or node.descriptor < 0:
                 continue
-            self.identity(node)  # the way back
+            try:
+                self.identity(node)  # the way back
+            except OSError:
+                continue
             self._tree.close_descriptor(node.descriptor)
             node.descriptor = NO_DESCRIPTOR
             del self._open[node]
-        held = len(self._open) + self.handles
-        self._close_above = max(self._descriptors_max, held + self._step // 2)
+        if self._held > self._descriptors_max:
+            self.files.close_coldest(self._held - self._descriptors_max + self._step, in_use)
+        self._close_above = max(self._descriptors_max, self._held + self._step // 2)
 
     def _leave(self, nodes: list[Node]) -> None:
         for node in nodes:

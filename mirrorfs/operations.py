@@ -74,11 +74,13 @@ class Operations(AttributeRequests, ContentRequests):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make and open a file."""
         directory = self._directory_for(parent_inode, name, errno.EACCES)
+        self._objects.room()
         where = self._objects.descriptor(directory)
         self._objects.identity(directory)
         try:
             with self.recorder.change:
-                descriptor = self._tree.create(where, name, flags, mode, ActingAs(ctx.uid, ctx.gid))
+                as_caller = ActingAs(ctx.uid, ctx.gid)
+                descriptor = self._tree.create(where, name, self._at_source(flags), mode, as_caller)
         except FileExistsError:
             # Made behind the mount. ESTALE has the kernel look again, and check permission.
             raise FUSEError(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
@@ -88,6 +90,7 @@ class Operations(AttributeRequests, ContentRequests):
             self.recorder.made(directory, name, identity, attributes, dirty=True)
             node = self._objects.meet(directory, name, attributes, identity)
             self.recorder.mark_dirty(node)  # its flush is what says that the file is complete
+            self._changed_names(directory)
             return self._opened(node, descriptor, flags, ctx), self._entry(node, attributes)
         except BaseException:
             self._tree.close_descriptor(descriptor)
@@ -137,6 +140,7 @@ class Operations(AttributeRequests, ContentRequests):
         attributes = self._tree.attributes_at(where, name)
         identity = self._tree.object_id(where, name)
         self.recorder.made(directory, name, identity, attributes)
+        self._changed_names(directory)
         return self._entry(self._objects.meet(directory, name, attributes, identity), attributes)
 
     @change
@@ -157,6 +161,7 @@ class Operations(AttributeRequests, ContentRequests):
             self._tree.link(descriptor, where, new_name)
         attributes = self.recorder.linked(node, directory, new_name)
         self._objects.meet(directory, new_name, attributes)
+        self._changed_names(directory)
         return self._entry(node, attributes)
 
     @change
@@ -173,7 +178,7 @@ class Operations(AttributeRequests, ContentRequests):
         directory = self._directory_for(parent, name, errno.ENOENT)
         node = self._objects.known(directory, name)
         try:
-            self._hold(node)
+            self._hold_over_removal(node)
             self._objects.identity(directory)
             where = self._objects.descriptor(directory)
             with self.recorder.change:
@@ -183,6 +188,7 @@ class Operations(AttributeRequests, ContentRequests):
                 node.removed = node.directory or attributes.st_nlink == 0
             finally:
                 self._objects.unbind(directory, name)
+            self._changed_names(directory)
         finally:
             self._objects.release(node)
 
@@ -222,7 +228,7 @@ class Operations(AttributeRequests, ContentRequests):
     ) -> None:
         self._hold(node)
         if displaced is not None:
-            self._hold(displaced)
+            self._hold_over_removal(displaced)
         for directory in (old[0], new[0]):
             self._objects.identity(directory)
         old_at, new_at = self._objects.descriptor(old[0]), self._objects.descriptor(new[0])
@@ -237,3 +243,4 @@ class Operations(AttributeRequests, ContentRequests):
                 self._objects.exchange(*old, *new)
             elif displaced is not node:
                 self._objects.move(*old, *new)
+        self._changed_names(old[0], new[0])

@@ -8,26 +8,51 @@ requests. Used between two awaits of the thread that serves requests.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mirrorfs import capture
 from mirrorfs.backing_tree import BackingTree
+from mirrorfs.callers import is_killed
 from mirrorfs.capture import Captured, Subject
 from mirrorfs.errors import in_doubt
 from mirrorfs.inodes import Node
 from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Who
 from mirrorfs.objects import Objects
 
+Directories: TypeAlias = Iterable[tuple[ObjectId, bytes | None]]
+"""Directories by id, with their paths where these are known."""
+
+_RECENT_MAX = 100_000
+
 
 class Journal(Protocol):
-    """Where records go. Never raises: what cannot be appended is its own business."""
+    """Where records go. Nothing but `admitted` and `refuse_writing` raises: what cannot be
+    appended is its own business.
+
+    Attributes:
+        degraded: why records cannot be made; None while they can.
+        unrecorded: it asks here for the directories of what has changed and has no record yet.
+    """
+
+    degraded: str | None
+    unrecorded: Callable[[], Directories | None]
 
     def append(self, kind: Kind, body: Change, flags: int = 0) -> object:
         """Append one record before the job has its answer."""
 
-    def uncertain(self, reason: str) -> None:
-        """A change has no record: from here on nobody knows what the tree looks like."""
+    def uncertain(self, reason: str, directories: Directories | None) -> None:
+        """There, something may have changed that no record tells of. None: nobody knows where."""
+
+    def touching(self, directories: Directories | None) -> None:
+        """While degraded: these are about to be changed. None: nobody knows which."""
+
+    async def admitted(self, killed: Callable[[], bool]) -> None:
+        """While degraded: may something be changed now? OSError if not."""
+
+    def refuse_writing(self) -> None:
+        """While degraded: may something be opened for writing? OSError if not."""
 
 
 class _Change:
@@ -57,16 +82,39 @@ class Recorder:
     Attributes:
         dirty: nodes with a content change that no record tells of yet.
         owed: a change was made, or begun, whose record must come next.
+        recent: the last record of objects, for those whose record is not long ago.
+        forgotten: objects that are not in `recent` have no record after this one.
         change: `with recorder.change:` around the system call that makes the change.
     """
 
     def __init__(self, tree: BackingTree, objects: Objects, journal: Journal) -> None:
         self.dirty: set[Node] = set()
         self.owed = False
+        self.recent: dict[ObjectId, int] = {}
+        self.forgotten = 0
         self.change = _Change(self)
         self._tree = tree
         self._objects = objects
         self._journal = journal
+        journal.unrecorded = lambda: self._directories(self.dirty)
+
+    @property
+    def degraded(self) -> bool:
+        """Records cannot be made: ask whether a change is `admitted`."""
+        return self._journal.degraded is not None
+
+    async def admitted(self, nodes: Iterable[Node], pid: int) -> None:
+        """These are to be changed, for that process, while records cannot be made.
+
+        Raises OSError if the operator chose that nothing is changed then.
+        """
+        await self._journal.admitted(lambda: is_killed(pid))
+        if self._journal.degraded is not None:
+            self._journal.touching(self._directories(nodes))
+
+    def admit_writer(self) -> None:
+        """Something is to be opened for writing. OSError if the operator chose that it is not."""
+        self._journal.refuse_writing()
 
     def mark_dirty(self, node: Node) -> None:
         """Its content changes: a record must follow."""
@@ -140,7 +188,7 @@ class Recorder:
                 who or node.who,
             )
         except Exception as error:
-            self.missing("write", error)
+            self.missing("write", error, (node,))
             raise
         self._append(captured)
         return attributes
@@ -158,20 +206,52 @@ class Recorder:
         place, path = self._objects.known_place(node), self._objects.table.path(node)
         self._append(capture.xattr(subject, place, path, name))
 
-    def failed(self, request: str, error: Exception) -> None:
-        """A request that changes the source ended so: did it change something without a record?"""
+    def failed(self, request: str, error: Exception, nodes: Iterable[Node]) -> None:
+        """A request that changes these ended so: did it change something without a record?"""
         if self.owed:
-            self.missing(request, error)
+            self.missing(request, error, nodes)
 
-    def missing(self, request: str, error: Exception) -> None:
-        """A record that there should be cannot be made."""
+    def missing(self, request: str, error: Exception, nodes: Iterable[Node]) -> None:
+        """A record that there should be of a change of these cannot be made."""
         self.owed = False
-        self._journal.uncertain(f"{request}: what it changed is not known: {error}")
+        directories = self._directories(nodes)
+        if request == "rename" and self.degraded:
+            directories = None  # a directory may have left one that is marked with all below it
+        reason = f"{request}: what it changed is not known: {error}"
+        self._journal.uncertain(reason, directories)
+
+    def _directories(self, nodes: Iterable[Node]) -> list[tuple[ObjectId, bytes | None]] | None:
+        """Where a change of these is found: in themselves, if they are directories, or in one that
+        has them. None: nobody knows."""
+        found: list[tuple[ObjectId, bytes | None]] = []
+        try:
+            for node in nodes:
+                directory = node if node.directory else node.parent
+                if directory is not None:
+                    path = self._objects.table.path(directory)
+                    found.append((self._objects.identity(directory), path))
+                elif not node.removed:
+                    return None
+        except Exception:  # noqa: BLE001 - the source does not answer: that is why we are asked
+            return None
+        return found
 
     def _append(self, captured: Captured | None) -> None:
         if captured is not None:
-            self._journal.append(*captured)
+            sequence = self._journal.append(*captured)
+            if isinstance(sequence, int):
+                self._remember(captured[1], sequence)
         self.owed = False
+
+    def _remember(self, change: Change, sequence: int) -> None:
+        recent = self.recent
+        recent.pop(change.object, None)  # so that the oldest are first
+        recent[change.object] = sequence
+        if change.other is not None:
+            recent.pop(change.other, None)
+            recent[change.other] = sequence
+        while len(recent) > _RECENT_MAX:
+            self.forgotten = recent.pop(next(iter(recent)))
 
     def _place(self, directory: Node, name: bytes) -> tuple[Place, bytes | None]:
         return self._objects.place(directory, name), self._objects.table.path_in(directory, name)

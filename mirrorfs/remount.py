@@ -8,11 +8,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mirrorfs.config import changed_option
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
+from mirrorfs.journal.control_client import ControlClient
 from mirrorfs.mounted import find_daemon
 
 _MS_REMOUNT: Final = 32
@@ -26,7 +27,10 @@ _FLAGS: Final[Mapping[str, int]] = {
     "noatime": 1024,
     "nodiratime": 2048,
 }
-"""Of mount(2); statvfs has the same numbers, but none for dirsync."""
+"""Of mount(2); statvfs has the same numbers."""
+
+_UNTOLD: Final = frozenset({"dirsync", "nodiratime"})
+"""What statvfs does not say of a mount of ours."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,11 +56,19 @@ def remount(mountpoint: str, options: Mapping[str, Any]) -> None:
     path = os.path.realpath(mountpoint)
     switches = dict(options.get("kernel_options", {}))
     switches.update(dict.fromkeys(told["restrictions"], True))
-    holding = os.statvfs(path).f_flag
+    with ControlClient(told["journal"]) as daemon:
+        found = os.statvfs(path).f_flag
+        held = {word for word, flag in _FLAGS.items() if found & flag} - _UNTOLD
+        held.update(_UNTOLD & set(daemon.status().kernel_options))
+        holding = tuple(word for word in _FLAGS if switches.get(word, word in held))
+        _remount(mountpoint, path, holding)
+        daemon.remounted(holding)
+
+
+def _remount(mountpoint: str, path: str, holding: Iterable[str]) -> None:
     flags = _MS_REMOUNT
-    for word, flag in _FLAGS.items():
-        if switches.get(word, holding & flag):
-            flags |= flag
+    for word in holding:
+        flags |= _FLAGS[word]
     if _libc.mount(None, os.fsencode(path), None, flags, None) != 0:
         raise _refusal(mountpoint, ctypes.get_errno())
 

@@ -1,83 +1,20 @@
-"""Journals as people and programs read them: one report, as lines or as JSON values.
+"""How mirrorfs and its journal fare, as people and programs read it: as lines or as JSON values.
 
-Pure: records and headers in, text and values out. It prints nothing.
+Pure: values in, text and values out. It prints nothing.
 """
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
+import msgspec
+
 from mirrorfs.journal.control_client import Status
-from mirrorfs.journal.record import (
-    Body,
-    Change,
-    Checkpoint,
-    Epoch,
-    Kind,
-    Mount,
-    Reconcile,
-    Record,
-    Unmount,
-)
+from mirrorfs.journal.record import SequenceNumber
+from mirrorfs.journal.retention import Holder
+from mirrorfs.journal.wording import escaped, moment
 
-_PRINTABLE = frozenset(range(0x20, 0x7F)) - {0x5C}
-
-
-def escaped(name: bytes) -> str:
-    """A name or path as text without loss: what is not printable UTF-8 becomes \\xNN."""
-    text = name.decode("utf-8", errors="surrogateescape")
-    parts = []
-    for sign in text:
-        if ord(sign) in _PRINTABLE or (ord(sign) > 0x9F and sign.isprintable()):
-            parts.append(sign)
-        else:
-            raw = sign.encode("utf-8", errors="surrogateescape")
-            parts.append("".join(f"\\x{byte:02x}" for byte in raw))
-    return "".join(parts)
-
-
-def moment(time_ns: int) -> str:
-    """A time in UTC to the microsecond."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    try:
-        at = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (OverflowError, ValueError):
-        return f"{time_ns} ns"
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
-
-
-def record_value(record: Record) -> dict[str, Any]:
-    """A record for JSON. Names and paths are escaped, ids are hexadecimal."""
-    return {
-        "sequence": record.sequence,
-        "time": moment(record.time_ns),
-        "kind": record.kind.label,
-        "settled": record.settled,
-        **_body_value(record.kind, record.body),
-    }
-
-
-def record_line(record: Record) -> str:
-    """A record as one line."""
-    words = [f"{record.sequence:>10}", moment(record.time_ns), f"{record.kind.label:<10}"]
-    match record.body:
-        case Change() as change:
-            words += _change_words(record.kind, change)
-            words += [] if record.settled else ["(open)"]
-        case Mount(host, pid, version, mountpoint, clean):
-            end = "after a clean end" if clean else "after an unclean end"
-            words.append(f"{escaped(mountpoint)} on {host}, process {pid}, {version}, {end}")
-        case Unmount(host):
-            words.append(f"on {host}")
-        case Reconcile(directory, whole, path, reason):
-            where = directory.hex() if path is None else f"/{escaped(path)}"
-            words.append(f"{where}{' and below' if whole else ''}: {reason}")
-        case Checkpoint(name):
-            words.append(name)
-        case Epoch(epoch, reason):
-            words.append(f"{epoch}: {reason}")
-    return "  ".join(words)
+_MEANWHILE = {"block": "wait", "readonly": "are refused"}
 
 
 def status_lines(status: Status) -> list[str]:
@@ -88,12 +25,44 @@ def status_lines(status: Status) -> list[str]:
         f"mirrorfs {status.version} on {status.host}, process {status.pid}",
         f"  source      {escaped(status.source)}",
         f"  mountpoint  {escaped(status.mountpoint)}",
+        f"  since       {moment(status.started_ns)}",
         f"  journal     {status.head} records, {durable}",
+        f"  room        {_room(status)}",
+        f"  directory   {escaped(status.journal.encode(errors='surrogateescape'))}",
         f"  in use      {status.nodes} objects, {status.open_files} open files",
+        f"  writers     {status.writers}, this node is {status.node}",
+        f"  options     {', '.join(status.kernel_options) or 'rw'}",
+        f"  guard       {_guard(status)}",
     ]
     if status.degraded is not None:
-        lines.append(f"  DEGRADED    {status.degraded}: changes go on without records")
+        changes = _MEANWHILE.get(status.journal_full, "go on without records")
+        lines.append(f"  DEGRADED    {status.degraded}: changes {changes}")
+        lines.append(f"              since {moment(status.degraded_since_ns)}; {_marked(status)}")
     return lines
+
+
+def _room(status: Status) -> str:
+    """What is left on the journal's disk."""
+    if status.room_bytes is None:
+        return "not known"
+    left = f"{_size(status.room_bytes)} on the journal's disk"
+    if status.room_seconds is None:
+        return left
+    return f"{left}, {status.room_seconds / 3600:.1f} hours at the rate of late"
+
+
+def _marked(status: Status) -> str:
+    if status.everything:
+        return "the whole tree is marked to be compared"
+    directories = "1 directory" if status.marks == 1 else f"{status.marks} directories"
+    return f"{directories} marked to be compared"
+
+
+def _guard(status: Status) -> str:
+    if status.guard == "off":
+        return "off: changes behind the mount are not noticed"
+    told = f"on; {status.foreign} directories were changed behind the mount"
+    return f"{told}, {status.lost} times the tree was compared" if status.lost else told
 
 
 def status_value(status: Status) -> dict[str, Any]:
@@ -107,80 +76,54 @@ def status_value(status: Status) -> dict[str, Any]:
         "head": status.head,
         "durable_head": status.durable_head,
         "degraded": status.degraded,
+        "degraded_since": moment(status.degraded_since_ns) if status.degraded else None,
+        "marks": status.marks,
+        "everything": status.everything,
+        "journal_full": status.journal_full,
+        "room_bytes": status.room_bytes,
+        "room_seconds": status.room_seconds,
         "nodes": status.nodes,
         "open_files": status.open_files,
+        "journal": escaped(status.journal.encode(errors="surrogateescape")),
+        "volume": status.volume,
+        "node": status.node,
+        "started": moment(status.started_ns),
+        "writers": status.writers,
+        "kernel_options": list(status.kernel_options),
+        "guard": status.guard,
+        "guard_directories": status.foreign,
+        "guard_overflows": status.lost,
     }
 
 
-def _change_words(kind: Kind, change: Change) -> list[str]:
-    path = change.path
-    words = ["?" if path is None else escaped(path) or "/"]
-    if kind is Kind.RENAME:
-        words.insert(0, f"{escaped(change.places[0].name)} ->")
-    if kind is Kind.WRITE:
-        words.append(f"{change.size} bytes")
-        if change.who is not None:
-            job = f" job {change.who.job}" if change.who.job else ""
-            words.append(f"by {change.who.pid} uid {change.who.uid}{job}")
-    if change.xattr is not None:
-        words.append(escaped(change.xattr))
-    if change.other is not None:
-        words.append("(exchanged)" if change.rename_flags & 2 else "(replaced)")
-    if change.links != 1 and kind is not Kind.MKDIR:
-        words.append(f"{change.links} links")
-    return words
+class Kept(msgspec.Struct, frozen=True):
+    """What is kept of a journal: records, segments, room on the disk; who keeps more than time."""
+
+    first: SequenceNumber
+    segments: int
+    disk_bytes: int
+    holders: tuple[Holder, ...]
 
 
-def _body_value(kind: Kind, body: Body) -> dict[str, Any]:
-    match body:
-        case Change():
-            return _change_value(kind, body)
-        case Mount(host, pid, version, mountpoint, clean):
-            return {
-                "host": host,
-                "pid": pid,
-                "version": version,
-                "mountpoint": escaped(mountpoint),
-                "clean": clean,
-            }
-        case Unmount(host):
-            return {"host": host}
-        case Reconcile(directory, whole, path, reason):
-            return {
-                "directory": directory.hex(),
-                "whole": whole,
-                "path": None if path is None else escaped(path),
-                "reason": reason,
-            }
-        case Checkpoint(name):
-            return {"name": name}
-        case Epoch(epoch, reason):
-            return {"epoch": epoch, "reason": reason}
+def kept_lines(kept: Kept) -> list[str]:
+    """How much the journal takes, and why."""
+    number = "1 segment" if kept.segments == 1 else f"{kept.segments} segments"
+    lines = [f"  kept        from record {kept.first}: {_size(kept.disk_bytes)} in {number}"]
+    lines += [
+        f"  kept for    {f'site {holder.site}: ' if holder.site else ''}{holder.reason}"
+        for holder in kept.holders
+    ]
+    return lines
 
 
-def _change_value(kind: Kind, change: Change) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "object": change.object.hex(),
-        "places": [
-            {"directory": place.directory.hex(), "name": escaped(place.name)}
-            for place in change.places
-        ],
-        "path": None if change.path is None else escaped(change.path),
-        "mode": f"{change.mode:o}",
-        "links": change.links,
-        "ctime_ns": change.ctime_ns,
-    }
-    if kind is Kind.RENAME:
-        value["other"] = None if change.other is None else change.other.hex()
-        value["other_links"] = change.other_links
-        value["other_ctime_ns"] = change.other_ctime_ns
-        value["rename_flags"] = change.rename_flags
-    if kind is Kind.WRITE:
-        value["size"] = change.size
-        value["mtime_ns"] = change.mtime_ns
-        value["extents"] = change.extents
-        who = change.who
-        value["who"] = who and {"pid": who.pid, "uid": who.uid, "job": who.job}
-    if kind is Kind.XATTR:
-        value["xattr"] = None if change.xattr is None else escaped(change.xattr)
+def kept_value(kept: Kept) -> dict[str, Any]:
+    """The same for JSON."""
+    value: dict[str, Any] = msgspec.to_builtins(kept)
     return value
+
+
+def _size(number: int) -> str:
+    """Bytes in the largest unit."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = min(max(number.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{number / (1 << 10 * power):.{1 if power else 0}f} {units[power]}"

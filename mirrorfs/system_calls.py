@@ -24,6 +24,9 @@ _FS_IOC_GETFSUUID: Final = 0x80111500
 _PR_GET_SECUREBITS: Final = 27
 _PR_SET_SECUREBITS: Final = 28
 _SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
+_KCMP: Final = {"x86_64": 312, "i686": 349, "ppc64le": 354, "s390x": 343}
+_KCMP_ELSEWHERE: Final = 272
+_KCMP_VM: Final = 1
 _CAPABILITY_VERSION: Final = 0x20080522
 
 # PyDLL keeps the interpreter lock: these calls are short and the buffers below are shared.
@@ -40,6 +43,25 @@ _prctl = _libc.prctl
 _capget = _libc.capget
 _capset = _libc.capset
 _fstatfs = _libc.fstatfs
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_fanotify_init = _libc.fanotify_init
+_fanotify_mark = _libc.fanotify_mark
+_fanotify_mark.argtypes = (
+    *(ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p),
+)
+
+_adjtimex = _libc.adjtimex
+
+_STA_UNSYNC: Final = 0x40
+_TIMEX: Final = struct.Struct("@I4qiq")  # modes, offset, freq, maxerror, esterror, status, ...
+
+_FAN_CLOEXEC: Final = 0x1
+_FAN_NONBLOCK: Final = 0x2
+_FAN_REPORT_DIR_FID: Final = 0x400
+_FAN_REPORT_NAME: Final = 0x800
+_FAN_MARK_ADD: Final = 0x1
+_FAN_MARK_FILESYSTEM: Final = 0x100
 
 _HANDLE_HEAD = struct.Struct("=Ii")
 _handle = ctypes.create_string_buffer(_HANDLE_HEAD.size + HANDLE_BYTES_MAX)
@@ -150,6 +172,13 @@ def drop_effective_capability(number: int) -> None:
         raise _raise()
 
 
+def share_memory(process: int, other: int) -> bool:
+    """Both have the same memory (one is between vfork and exec), or nobody can say."""
+    number = _KCMP.get(os.uname().machine, _KCMP_ELSEWHERE)
+    same: int = _syscall(number, process, other, _KCMP_VM, 0, 0)
+    return same == 0 or (same < 0 and ctypes.get_errno() != errno.ESRCH)
+
+
 def file_system_uuid(descriptor: int) -> bytes:
     """UUID of the file system a descriptor (not O_PATH) is on; empty where it tells none."""
     buffer = bytearray(17)
@@ -168,3 +197,28 @@ def file_system(descriptor: int) -> tuple[int, int]:
     (magic,) = struct.unpack_from("=q", buffer)
     (identity,) = struct.unpack_from("=Q", buffer, 56)
     return magic, identity
+
+
+def fanotify_group() -> int:
+    """A descriptor to read events from, which name directories by handle, and a name in them."""
+    flags = _FAN_CLOEXEC | _FAN_NONBLOCK | _FAN_REPORT_DIR_FID | _FAN_REPORT_NAME
+    descriptor: int = _fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise _raise()
+    return descriptor
+
+
+def fanotify_watch(descriptor: int, directory: int, mask: int) -> None:
+    """Let these events of the whole file system an open directory is on be told there."""
+    flags = _FAN_MARK_ADD | _FAN_MARK_FILESYSTEM
+    if _fanotify_mark(descriptor, flags, mask, directory, None) != 0:
+        raise _raise()
+
+
+def clock_state() -> tuple[bool | None, int]:
+    """Whether the clock is kept right (None: not told), and its largest error in microseconds."""
+    buffer = ctypes.create_string_buffer(512)
+    if _adjtimex(buffer) < 0:
+        return None, 0
+    _, _, _, error_us, _, status, _ = _TIMEX.unpack_from(buffer)
+    return not status & _STA_UNSYNC, error_us

@@ -1,4 +1,4 @@
-"""The reserved directory `.mirrorfs` at the root of a source: who this volume is, what is degraded.
+"""The reserved directory `.mirrorfs` at the root of a source: who this volume is, what is marked.
 
 Works relative to the root's descriptor, so it means the source even when a mount lies over it. It
 keeps nothing else there and touches no mirrored file.
@@ -7,10 +7,12 @@ keeps nothing else there and touches no mirrored file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Final
 
 from mirrorfs.errors import CannotWriteError, RefusedError, UnusableError
@@ -19,16 +21,28 @@ _log = logging.getLogger(__name__)
 
 RESERVED: Final = ".mirrorfs"
 _UUID_NAME = "volume"
-_DEGRADED_NAME = "degraded"
+_MARKS_NAME = "degraded"
+_SPARE_NAME = "spare"
+_SPARE_BYTES = 64 << 10
+_NODES_NAME = "nodes"
+_MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class VolumeDirectory:
     """`.mirrorfs` of one source; holds the lock that keeps a second mirrorfs away from it."""
 
-    def __init__(self, root_fd: int, source: str) -> None:
-        """Open or make it. UnusableError, CannotWriteError."""
+    def __init__(self, root_fd: int, source: str, node: str = "") -> None:
+        """Open or make it. UnusableError, CannotWriteError.
+
+        `node`: this node's id, if several may have the source mounted; "" if one only.
+        """
         self._source = source
+        self._marks_fd = -1
+        self._marks_end = 0
+        self._node = node
+        self._marks_name = f"{_MARKS_NAME}-{node}" if node else _MARKS_NAME
+        self._spare_name = f"{_SPARE_NAME}-{node}" if node else _SPARE_NAME
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=root_fd)
@@ -42,15 +56,18 @@ class VolumeDirectory:
 
     def close(self) -> None:
         """Let the source go."""
+        self._close_marks()
         os.close(self._fd)
 
     def lock(self) -> None:
-        """Keep other mirrorfs away until `close`. RefusedError if one is there."""
+        """Keep other mirrorfs away until `close`, but those of other nodes where several may be
+        there. RefusedError if one is there."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if self._node else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
+            reason = "one is allowed" if not self._node else "with writers=one"
             raise RefusedError(
-                f"{self._source}: another mirrorfs has mounted this source: one is allowed"
+                f"{self._source}: another mirrorfs has mounted this source: {reason}"
             ) from None
         except OSError as error:
             _log.warning("%s: cannot be locked: %s", self._source, error.strerror)
@@ -70,33 +87,150 @@ class VolumeDirectory:
             raise UnusableError(f"{path}: not a UUID: put the right one back") from None
 
     def make_uuid(self) -> bytes:
-        """Give the source a UUID, durably. CannotWriteError."""
-        made = uuid.uuid4()
+        """Give the source a UUID, durably: this one, or the one of a node that was faster.
+
+        CannotWriteError, UnusableError.
+        """
+        made = f"{uuid.uuid4()}"
+        new = f"{_UUID_NAME}-{made}"
         try:
-            self._write(_UUID_NAME, f"{made}\n".encode())
+            self._write(new, f"{made}\n".encode())
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.link(new, _UUID_NAME, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            finally:
+                os.unlink(new, dir_fd=self._fd)
+            os.fsync(self._fd)
         except OSError as error:
             path = f"{self._source}/{RESERVED}/{_UUID_NAME}"
             raise CannotWriteError(f"{path}: {error.strerror}") from None
-        return made.bytes
+        found = self.uuid()
+        assert found is not None
+        return found
 
-    def degraded(self) -> bool:
-        """A mirrorfs before this one could not journal everything."""
-        return os.access(_DEGRADED_NAME, os.F_OK, dir_fd=self._fd)
+    # -- the file of marks: which directories were changed without a record ----------------------
 
-    def set_degraded(self, reason: str) -> None:
-        """Say durably that changes go without records from now on. OSError."""
-        self._write(_DEGRADED_NAME, f"{reason}\n".encode())
+    @property
+    def marks_begun(self) -> bool:
+        """There is one, begun by us."""
+        return self._marks_fd >= 0
 
-    def clear_degraded(self) -> None:
-        """A durable record covers them now. OSError."""
+    def read_marks(self) -> bytes | None:
+        """What a mirrorfs before this one left; None if there is none. UnusableError."""
+        try:
+            return self._read(self._marks_name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            path = f"{self._source}/{RESERVED}/{self._marks_name}"
+            raise UnusableError(f"{path}: {error.strerror}") from None
+
+    def prepare_marks(self) -> None:
+        """Take space for some marks now: the source may be full when they are needed. OSError."""
+        fd = self._open_spare()
+        try:
+            os.ftruncate(fd, 0)
+            os.posix_fallocate(fd, 0, _SPARE_BYTES)
+        finally:
+            os.close(fd)
+
+    def begin_marks(self, data: bytes) -> None:
+        """Make the file with that in it, whole and durable, in place of one that is there.
+
+        OSError.
+        """
+        fd = self._open_spare()
+        try:
+            _write_all(fd, data, 0)
+            os.fsync(fd)
+            os.replace(self._spare_name, self._marks_name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.fsync(self._fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._close_marks()
+        self._marks_fd, self._marks_end = fd, len(data)
+
+    def append_marks(self, data: bytes) -> None:
+        """Write more behind it, durably. OSError: it may be there, or in part, or not."""
+        _write_all(self._marks_fd, data, self._marks_end)
+        os.fdatasync(self._marks_fd)
+        self._marks_end += len(data)
+
+    def overwrite_marks(self, data: bytes) -> None:
+        """Write that over the beginning, where no more space is needed: what is left of the rest
+        makes the file unreadable if `data` does not end it. OSError."""
+        if not self.marks_begun:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        _write_all(self._marks_fd, data, 0)
+        os.fdatasync(self._marks_fd)
+
+    def clear_marks(self) -> None:
+        """Durable records cover them now. OSError."""
+        self._close_marks()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_DEGRADED_NAME, dir_fd=self._fd)
+            os.unlink(self._marks_name, dir_fd=self._fd)
         os.fsync(self._fd)
+        with contextlib.suppress(OSError):
+            self.prepare_marks()
+
+    def _open_spare(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._spare_name, flags, 0o600, dir_fd=self._fd)
+
+    def _close_marks(self) -> None:
+        if self._marks_fd >= 0:
+            os.close(self._marks_fd)
+            self._marks_fd = -1
+
+    # -- small files -----------------------------------------------------------------------------
+
+    def nodes(self) -> list[str]:
+        """The nodes that write journals of their own of this source. CannotWriteError."""
+        try:
+            with self._nodes() as nodes:
+                return sorted(os.listdir(nodes))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._nodes_error(error) from None
+
+    def changed_by_others(self) -> bool:
+        """Since the last mirrorfs of this node's journal others may have written theirs."""
+        nodes = self.nodes()
+        return self._node not in nodes if self._node else bool(nodes)
+
+    def note_writers(self) -> None:
+        """Note durably who writes from now on: this node, too, or one alone. CannotWriteError."""
+        try:
+            if self._node:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(_NODES_NAME, 0o700, dir_fd=self._fd)
+                    os.fsync(self._fd)
+                with self._nodes() as nodes:
+                    os.close(os.open(self._node, _MARK, 0o600, dir_fd=nodes))
+                    os.fsync(nodes)
+                return
+            for node in self.nodes():
+                os.unlink(f"{_NODES_NAME}/{node}", dir_fd=self._fd)
+        except OSError as error:
+            raise self._nodes_error(error) from None
+
+    @contextlib.contextmanager
+    def _nodes(self) -> Iterator[int]:
+        nodes = os.open(_NODES_NAME, _DIRECTORY, dir_fd=self._fd)
+        try:
+            yield nodes
+        finally:
+            os.close(nodes)
+
+    def _nodes_error(self, error: OSError) -> CannotWriteError:
+        return CannotWriteError(f"{self._source}/{RESERVED}/{_NODES_NAME}: {error.strerror}")
 
     def _read(self, name: str) -> bytes:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
-            return os.read(fd, 4096)
+            return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
         finally:
             os.close(fd)
 
@@ -112,3 +246,9 @@ class VolumeDirectory:
             os.close(fd)
         os.replace(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    """All of it, or OSError."""
+    if os.pwrite(fd, data, offset) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.live import Live
 
 from mirrorfs.journal.control_client import ControlError
-from mirrorfs.journal.reader import NoJournalError, RecordsGoneError
+from mirrorfs.journal.finding import parse_moment
+from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
+from mirrorfs.journal.wording import record_line, record_value
 from replicator import waiting
 from replicator.background import Surroundings, notify, start
 from replicator.config import (
@@ -34,6 +36,7 @@ from replicator.config import (
     parse_site_name,
 )
 from replicator.cursor import read_reports
+from replicator.history import history
 from replicator.site_state import SiteReport
 from replicator.status import StatusReader
 from replicator.status_report import VolumeReport, encode_status
@@ -212,6 +215,28 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
 
 @cli.command()
 @_of_volume
+@_with_sites("The site.", metavar="NAME")
+@click.option("--forget", is_flag=True, help="Keep nothing for it: it does not come back.")
+def detach(volume: str | None, journal: str | None, sites: tuple[str, ...], forget: bool) -> None:
+    """Say that a site is away, and may stay away for long.
+
+    The journal keeps all records for an attached site, however far it is
+    behind; for a detached one only for some time and up to some size (the mount
+    options journal-detached-keep and journal-detached-bytes). 'replicator run'
+    and 'replicator attach' attach it again. If records it needs are gone then,
+    it gets an initial copy.
+    """
+    if len(sites) != 1:
+        raise UsageError("option '--site': one is needed: --site NAME")
+    name = parse_site_name(sites[0])
+    settings = load_volume(volume, journal)
+    from replicator import daemon  # here: it loads the engine, others need not
+
+    print(f"{name}: {daemon.detach(settings.journal, name, forget=forget)}")
+
+
+@cli.command()
+@_of_volume
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object; see the manual.")
 @click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
 def status(volume: str | None, journal: str | None, as_json: bool, watch: bool) -> int:
@@ -302,6 +327,35 @@ def wait_command(
         if answer.outcome is not waiting.Outcome.REACHED:
             print(f"replicator: site {answer.site}: {answer.reason}", file=sys.stderr)
     return max(answer.outcome or 0 for answer in answers)
+
+
+@cli.command("log")
+@click.option("--journal", metavar="DIR", help="The directory of the journal.")
+@click.option("--since", metavar="TIME", help="Not before this time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")
+@click.argument("arguments", metavar="[VOLUME.toml] PATH", nargs=-1)
+def log_command(
+    journal: str | None, since: str | None, as_json: bool, arguments: tuple[str, ...]
+) -> None:
+    """Show all records about PATH, and about the object that is there (or was
+    there last), wherever it was before: the newest last, with who wrote.
+
+    PATH is one in the source, from its root on. A TIME is 2026-11-22,
+    2026-11-22T05:00 (UTC), or so long ago: 90s, 15m, 3h, 7d.
+    """
+    if not 1 <= len(arguments) <= 2:
+        raise UsageError("arguments: [VOLUME.toml] and a path")
+    *files, path = arguments
+    settings = load_volume(files[0] if files else None, journal)
+    since_ns = None if since is None else parse_moment(since, time.time_ns())
+    if since is not None and since_ns is None:
+        allowed = "2026-11-22, 2026-11-22T05:00, or 90s, 15m, 3h, 7d ago is allowed"
+        raise UsageError(f"option '--since': {since}: {allowed}")
+    with JournalReader(settings.journal) as reader:
+        start = None if since_ns is None else reader.since(since_ns)
+        for record in history(reader, os.fsencode(path), start):
+            if since_ns is None or record.time_ns >= since_ns:
+                print(json.dumps(record_value(record)) if as_json else record_line(record))
 
 
 def _sequence(text: str) -> SequenceNumber:

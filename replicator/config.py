@@ -20,7 +20,10 @@ VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
         *("journal_segment_bytes", "writers", "engine", "attr_timeout", "inode_cache", "io"),
-        *("job_variables", "fsname", "subtype"),
+        *("job_variables", "fsname", "subtype", "journal_full", "journal_reserve"),
+        *("journal_segment_age", "journal_compression", "journal_keep"),
+        *("journal_detached_keep", "journal_detached_bytes"),
+        *("node", "locks", "guard"),
     }
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""

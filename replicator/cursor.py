@@ -1,17 +1,20 @@
-"""Load a site's state from the site, and keep a report of it beside the journal.
+"""Load a site's state from the site, and tell the journal of it: what it needs, and how it fares.
 
 The state at the site is the truth: a site restored from a backup brings its older cursor along and
-so rewinds itself. The report in `JOURNAL/sites/` is for people and for retention; losing it loses
-nothing.
+so rewinds itself. `JOURNAL/sites/NAME.cursor` says what the site needs, so that it is kept; the
+report beside it is for people, losing it loses nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 
-from mirrorfs.journal.reader import JournalReader, Unknown
+from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SequenceNumber, Tag
+from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus, Unknown
+from mirrorfs.journal.site_files import read_cursor, sites_locked, write_cursor
 from replicator.site_state import (
     STATE_FILE,
     SiteReport,
@@ -54,6 +57,55 @@ def load_state(store: SiteStore, reader: JournalReader, site: str, *, adopt: boo
         return fresh
     state.working = at
     return state
+
+
+def attach_site(
+    store: SiteStore, reader: JournalReader, site: str, *, adopt: bool
+) -> tuple[SiteState, int]:
+    """`load_state`, and see to it that the journal keeps all records after it; since when (ns).
+
+    Nothing is removed from the journal between the look and the word. Raises StateError; OSError if
+    the journal can neither be told nor knows enough already.
+    """
+    with sites_locked(reader.path, wait=True):
+        state = load_state(store, reader, site, adopt=adopt)
+        known: SiteCursor | None = None
+        with contextlib.suppress(SiteCursorError):  # it is replaced
+            known = read_cursor(reader.path, site)
+        attached = known is not None and known.status == "attached"
+        since_ns = known.since_ns if known is not None and attached else time.time_ns()
+        cursor = cursor_of(state, "attached", since_ns)
+        try:
+            write_cursor(reader.path, cursor, durable=True)
+        except OSError:
+            if known is None or not attached or not _keeps(known, cursor):
+                raise
+    return state, since_ns
+
+
+def _keeps(known: SiteCursor, wanted: SiteCursor) -> bool:
+    """Whether what the journal was told before is enough."""
+    same = (known.journal, known.tag) == (wanted.journal, wanted.tag)
+    return same and known.sequence <= wanted.sequence
+
+
+def tell_cursor(journal: str, state: SiteState, since_ns: int) -> None:
+    """The state was saved at the site: the journal need not keep what is before it. OSError, which
+    may be passed over: then more is kept."""
+    write_cursor(journal, cursor_of(state, "attached", since_ns), durable=False)
+
+
+def cursor_of(state: SiteState, status: SiteStatus, since_ns: int) -> SiteCursor:
+    """What the journal is told of a site in that state."""
+    return SiteCursor(
+        site=state.site,
+        status=status,
+        volume=state.volume,
+        journal=state.journal,
+        tag=state.tag,
+        sequence=state.working,
+        since_ns=since_ns,
+    )
 
 
 def report_path(journal: str, site: str) -> str:

@@ -6,20 +6,27 @@ that halts or backs off leaves the others alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import trio
 
 from mirrorfs.journal.control_client import ControlError
-from mirrorfs.journal.reader import NoJournalError
-from mirrorfs.journal.segment import CorruptionError
+from mirrorfs.journal.reader import JournalReader, NoJournalError
+from mirrorfs.journal.segment import CorruptionError, Header
+from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus
+from mirrorfs.journal.site_files import read_cursor, sites_locked, write_cursor
 from replicator.config import RunSettings, SiteSettings
+from replicator.cursor import read_reports, report_path
 from replicator.site import REFUSALS, SiteDriver
-from replicator.site_state import Phase, StateError
+from replicator.site_state import Phase, SiteReport, StateError
+from replicator.standing import why_silent
 from replicator.stores.base import (
     SiteMissingError,
     SiteReadOnlyError,
@@ -85,6 +92,51 @@ def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool) -> str:
     if adopt:
         return "the next run adopts what is equal there, and moves the rest to .mirrorfs/kept"
     return "the next run makes the initial copy"
+
+
+def detach(journal: str, name: str, *, forget: bool) -> str:
+    """Let the journal keep records for that site only within a budget; `forget`: not at all.
+
+    Returns what that means, in one line. Raises StartError, NoJournalError, CorruptionError,
+    OSError.
+    """
+    with JournalReader(journal) as reader, sites_locked(journal, wait=True):
+        report = read_reports(journal).get(name)
+        if isinstance(report, SiteReport) and why_silent(report, time.time_ns()) is None:
+            where = f"process {report.pid} on {report.host}"
+            raise StartError(f"site {name}: a replicator works on it: stop it first: {where}", 69)
+        try:
+            known = read_cursor(journal, name)
+        except SiteCursorError as error:
+            if not forget:
+                told = f"site {name}: its cursor {error}: attach it again, or --forget"
+                raise StartError(told, 74) from None
+            known = None
+        if known is None and not forget:
+            told = "the journal has no cursor of it: attach it first, or --forget"
+            raise StartError(f"site {name}: {told}", 66)
+        write_cursor(journal, _detached(reader.header, name, known, forget=forget), durable=True)
+        if forget:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(report_path(journal, name))
+            return "forgotten: nothing is kept for it"
+    return "detached: records are kept for it within the budget that the mount gives"
+
+
+def _detached(header: Header, name: str, known: SiteCursor | None, *, forget: bool) -> SiteCursor:
+    status: SiteStatus = "forgotten" if forget else "detached"
+    if known is None:
+        return SiteCursor(
+            site=name,
+            status=status,
+            volume=header.volume.hex(),
+            journal=header.journal.hex(),
+            tag=f"{header.tag:016x}",
+            sequence=0,
+            since_ns=time.time_ns(),
+        )
+    since_ns = known.since_ns if known.status == status else time.time_ns()
+    return msgspec.structs.replace(known, status=status, since_ns=since_ns)
 
 
 def exit_code(error: Exception) -> int:

@@ -214,10 +214,12 @@ class Engine:
     def _reconcile(self, item: ReconcileItem) -> None:
         """Records do not tell what happened before that item."""
         initial = self.state.initial and item.whole and item.directory == self._root
-        gap = (self.plan.known_tag, item.position[0])
-        done = self.reconciler.reconcile(item, adopt=initial and self.state.adopt)
-        self.plan.done(item)
-        self._held.done(item)
+        items = [item] if initial else self.plan.adjoining(item)
+        gap = (self.plan.known_tag, items[-1].position[0])
+        done = self.reconciler.reconcile(*items, adopt=initial and self.state.adopt, again=True)
+        for each in items:
+            self.plan.done(each)
+            self._held.done(each)
         self._hold_failed(done)
         self._escape.after_gap(gap, done.seen, keep=not initial)
         if initial:

@@ -46,6 +46,7 @@ class Mode:
         trust: records tell everything that has changed.
         wait: what is being written waits for its `write` record.
         gap: they may not tell what has changed of copies read before that record; None: they do.
+        reconciles: a directory is being compared.
         descends: whoever asks looks into every directory that is made there.
         keep: what is removed goes to `kept`.
         adopt: what bears no mark but looks the same is taken as a copy.
@@ -56,6 +57,7 @@ class Mode:
     trust: bool = True
     wait: bool = True
     gap: tuple[Tag, SequenceNumber] | None = None
+    reconciles: bool = False
     descends: bool = False
     keep: bool = False
     adopt: bool = False
@@ -147,10 +149,10 @@ class Bench:
             return
         write = self.plan.hints(mark.object).write
         told = write is not None and not self.incarnations.covers(mark, write)
-        wanted = mark
-        if self.object_waits(mark.object):
+        wanted, trusted = mark, self._trusts(mark, mode)
+        if not trusted or self.object_waits(mark.object):
             wanted = replace(mark, flags=mark.flags | MarkFlag.OWED)
-        if stat.S_ISREG(entry.mode) and (told or not self._trusts(mark, mode)):
+        if stat.S_ISREG(entry.mode) and (told or not trusted):
             wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
         if wanted != mark:
             self.store.set_mark(directory, name, wanted)

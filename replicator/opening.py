@@ -67,6 +67,12 @@ def adopt_source(header: Header, root_fd: int) -> Source:
         differs = _difference(header, root_fd)
         if differs is not None:
             raise SourceRefusedError(f"{shown}: not the source this journal names: {differs}")
+        nodes = _nodes(root_fd)
+        if len(nodes) > 1:
+            raise SourceRefusedError(
+                f"{shown}: nodes {', '.join(nodes)} write a journal each of this source, and this"
+                " version follows one journal: changes would be missed"
+            )
         return Source(root_fd, header.epoch, header.source.ctime_granularity_ns)
     except OSError as error:
         os.close(root_fd)
@@ -101,6 +107,18 @@ def _difference(header: Header, root_fd: int) -> str | None:
     if found != volume:
         return f"its .mirrorfs/volume says {found or 'nothing'}, the journal {volume}"
     return None
+
+
+def _nodes(root_fd: int) -> list[str]:
+    """The nodes that write journals of their own of the source; none where one alone does."""
+    try:
+        nodes = os.open(RESERVED + b"/nodes", _DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    except FileNotFoundError:
+        return []
+    try:
+        return sorted(os.listdir(nodes))
+    finally:
+        os.close(nodes)
 
 
 def _is_fuse(descriptor: int) -> bool:

@@ -224,6 +224,20 @@ class Plan:
         yield from self._objects.values()
         yield from (entry[2] for entry in self._heap if id(entry[2]) in self._reconciles)
 
+    def adjoining(self, item: ReconcileItem) -> list[ReconcileItem]:
+        """That directory and those that wait to be compared by the records next to its own.
+
+        What moved from one to another without a record moves only if they are compared together.
+        """
+        found = [item]
+        if self._waits(item):
+            waiting = {entry[0]: entry[2] for entry in self._heap if self._waits(entry[2])}
+            at = item.position[0]
+            while isinstance(following := waiting.get((SequenceNumber(at + 1), 0)), ReconcileItem):
+                found.append(following)
+                at = following.position[0]
+        return found
+
     def done(self, item: Item) -> None:
         """It needs no more work: applied, or remembered elsewhere as failed."""
         if not self._waits(item):

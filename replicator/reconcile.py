@@ -12,17 +12,19 @@ import contextlib
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
 from replicator.held import DeferredError
-from replicator.moves import NORMAL, Mode
+from replicator.moves import Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
 from replicator.step import Step
-from replicator.stores.base import StoreError
+from replicator.stores.base import Directory, SiteEntry, StoreError
 from replicator.view import SourceChangedError, SourceError
 
 _TOUCHED_MAX = 4096
+RECONCILING = Mode(trust=False, exact=True, reconciles=True)
 
 
 @dataclass(slots=True)
@@ -32,10 +34,12 @@ class Reconciled:
     Attributes:
         failed: what could not be made true, and why: somebody must come back to it.
         seen: the directories it was in.
+        left: living objects that stand no longer where the site had them.
     """
 
     failed: list[tuple[Item, Exception]] = field(default_factory=list)
     seen: set[ObjectId] = field(default_factory=set)
+    left: set[ObjectId] = field(default_factory=set)
 
     @contextlib.contextmanager
     def unless_fatal(self, item: Item) -> Iterator[None]:
@@ -61,20 +65,40 @@ class Reconciler:
         self._tick = tick
 
     def reconcile(
-        self, item: ReconcileItem, *, adopt: bool = False, keep: bool = True
+        self, *items: ReconcileItem, adopt: bool = False, keep: bool = True, again: bool = False
     ) -> Reconciled:
-        """Make a directory true, its own attributes included; with `item.whole` all below it, too.
+        """Make directories true, their own attributes included; with `whole` all below them, too.
 
-        `keep`: what has gone from the source goes to `kept`.
+        All are swept before anything is created: what moved from one to another moves.
+        `keep`: what has gone from the source goes to `kept`. `again`: if this is cut off, the same
+        items come again; so a doubt about one that is `whole` is settled with it.
         Raises StoreError and SourceError where going on would be of no use.
         """
-        mode = Mode(trust=False, keep=keep, exact=True, adopt=adopt, descends=item.whole)
-        if not adopt:
-            swept = Reconciled()  # what fails here fails again below
-            self._walk(item, swept, lambda at: self._sweep(at, mode))
-        done = Reconciled()
-        self._walk(item, done, lambda at: self._create(at, mode, item.position, done))
+        modes = [
+            replace(RECONCILING, keep=keep, adopt=adopt, descends=item.whole) for item in items
+        ]
+        done, swept = Reconciled(), Reconciled()  # what fails when it is swept fails again below
+        for item, mode in zip(items, modes, strict=True):
+            if not adopt:
+                self._walk(item, swept, partial(self._sweep, mode=mode, swept=swept))
+        for item, mode in zip(items, modes, strict=True):
+            if again and item.whole:
+                self._step.bench.doubt.settled(item.directory)
+            create = partial(self._create, mode=mode, position=item.position, done=done)
+            self._walk(item, done, create)
+        self._follow(swept.left, items[0], modes[0], done)
         return done
+
+    def _follow(
+        self, left: set[ObjectId], item: ReconcileItem, mode: Mode, done: Reconciled
+    ) -> None:
+        """What has left a directory may have changed there; it may stand in others by further
+        names, which nobody looks at."""
+        for identity in sorted(left):
+            with done.unless_fatal(ObjectItem(identity, item.position)):
+                copies = self._step.bench.map.copies(identity)
+                if any(copy.place is not None for copy in copies):
+                    self._step.object(identity, mode)
 
     def settle_doubts(self, position: Position, *, keep: bool) -> Reconciled:
         """Reconcile, whole depth, what the steps left in doubt. Raises what `reconcile` raises."""
@@ -102,7 +126,7 @@ class Reconciler:
             if len(self._step.bench.touched) > _TOUCHED_MAX:
                 self._step.finish()
 
-    def _sweep(self, identity: ObjectId, mode: Mode) -> list[ObjectId]:
+    def _sweep(self, identity: ObjectId, mode: Mode, swept: Reconciled) -> list[ObjectId]:
         """Take away what the source has not there; the directories that stay."""
         source = self._source.open(identity)
         if source is None:
@@ -119,17 +143,28 @@ class Reconciler:
                 found = self._source.lookup(source, name)
                 place = Place(identity, name)
                 if found is None:
+                    self._note_leaving(entry, swept)
                     self._step.moves.vacate(directory, place, entry, mode)
                     continue
                 with found:
-                    if schedule.is_copy(found, entry):
-                        if stat.S_ISDIR(entry.mode):
-                            children.append(found.id)
+                    if not schedule.is_copy(found, entry):
+                        self._note_leaving(entry, swept)
+                        self._displace(directory, place, entry, mode)
                     elif stat.S_ISDIR(entry.mode):
-                        self._step.moves.vacate(directory, place, entry, mode)
-                    elif self._step.bench.alive(entry):
-                        self._step.moves.save(directory, place, entry, NORMAL)
+                        children.append(found.id)
         return children
+
+    def _note_leaving(self, entry: SiteEntry, swept: Reconciled) -> None:
+        """It may have further names. A directory has none."""
+        if entry.mark and not stat.S_ISDIR(entry.mode) and self._step.bench.alive(entry):
+            swept.left.add(entry.mark.object)
+
+    def _displace(self, directory: Directory, place: Place, entry: SiteEntry, mode: Mode) -> None:
+        """Another object stands there now: what lives goes to limbo."""
+        if stat.S_ISDIR(entry.mode):
+            self._step.moves.vacate(directory, place, entry, mode)
+        elif self._step.bench.alive(entry):
+            self._step.moves.save(directory, place, entry, replace(mode, keep=False))
 
     def _create(
         self, identity: ObjectId, mode: Mode, position: Position, done: Reconciled

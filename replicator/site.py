@@ -22,7 +22,7 @@ from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
 from replicator.config import SiteSettings
-from replicator.cursor import load_state, write_report
+from replicator.cursor import attach_site, tell_cursor, write_report
 from replicator.engine import Engine, Surroundings, TroubleError
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
@@ -48,7 +48,8 @@ _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 
 REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
-"""What only an operator can mend: the site halts."""
+"""What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
+cursor does not help.)"""
 
 
 class StopNowError(Exception):
@@ -83,6 +84,8 @@ class SiteDriver:
         self._rate = RateWindow()
         self._stopping = False
         self._stop_now = False
+        self._looked_again = False
+        self._attached_ns = 0
         self._wake = trio.Event()
         self._random = Random()
 
@@ -104,7 +107,7 @@ class SiteDriver:
             adopt=self._adopt,
             source=source.root_fd,
         )
-        state = load_state(store, reader, name, adopt=self._adopt)
+        state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         world = Surroundings(
             clock_ns=time.time_ns,
             head=self._look_for_head,
@@ -116,7 +119,7 @@ class SiteDriver:
         self._engine = Engine(source, store, state, _incarnations(reader), world)
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
-        self._engine.save()
+        self._save(self._engine)
 
     def close(self) -> None:
         """Give everything back. Blocks."""
@@ -139,13 +142,16 @@ class SiteDriver:
         while True:
             try:
                 if self._engine is None:
-                    await trio.to_thread.run_sync(self.open)
+                    await self._reopen()
                 if await self._work():
                     break
                 tries = 0
+                self._looked_again = False
             except StopNowError:
                 break
             except REFUSALS as error:
+                if await self._look_again(error):
+                    continue
                 self.halt(error)
                 break
             except (TroubleError, StoreError, SourceError, ControlError, OSError) as error:
@@ -155,6 +161,20 @@ class SiteDriver:
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
         self.report()
+
+    async def _reopen(self) -> None:
+        await trio.to_thread.run_sync(self.open)
+        if self.is_initial:
+            self._enter(Phase.INITIAL_COPY, "")
+
+    async def _look_again(self, error: Exception) -> bool:
+        """Whether another look at the cursor may help: records went while it was detached, say."""
+        if self._looked_again or not isinstance(error, RecordsGoneError):
+            return False
+        self._looked_again = True
+        _log.warning("%s: %s", self.settings.name, error)
+        await trio.to_thread.run_sync(self.close)
+        return True
 
     async def _work(self) -> bool:
         """One slice, then wait if there is nothing to do; whether this was the end."""
@@ -264,9 +284,17 @@ class SiteDriver:
         now = time.monotonic()
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
         if engine.unsaved and (idle or now - self._saved >= _SAVE_BUSY_SECONDS):
-            engine.save()
+            self._save(engine)
             self._saved = time.monotonic()
         return more
+
+    def _save(self, engine: Engine, *, stopped: bool = False) -> None:
+        """Save the cursor at the site; then the journal need not keep what is before it."""
+        engine.save(stopped=stopped)
+        try:
+            tell_cursor(self.journal, engine.state, self._attached_ns)
+        except OSError as error:
+            _log.debug("%s: the journal was not told: %s", self.settings.name, error)
 
     def _feed(self, engine: Engine) -> int:
         """Read on, as far as the plan has room; how many records."""
@@ -303,7 +331,7 @@ class SiteDriver:
     def _save_and_close(self) -> None:
         if self._engine is not None:
             try:
-                self._engine.save(stopped=True)
+                self._save(self._engine, stopped=True)
             except (StoreError, SourceError) as error:
                 _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
             self._look(self._engine)

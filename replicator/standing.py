@@ -11,8 +11,9 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorfs.journal.reader import JournalReader, Unknown
+from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SequenceNumber, Tag
+from mirrorfs.journal.site_cursor import Unknown
 from replicator.site_state import Phase, SiteReport, SiteState
 from replicator.wording import span
 

@@ -15,6 +15,8 @@ from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunn
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
+from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError
+from mirrorfs.journal.site_files import read_cursors
 from replicator.config import RunSettings, SiteSettings
 from replicator.cursor import read_reports
 from replicator.lag import eta_seconds, lag_seconds
@@ -45,6 +47,7 @@ class StatusReader:
         self._reader: JournalReader | None = None
         self._corrupt: CorruptionError | None = None
         self._times: dict[int, int] = {}
+        self._cursors: dict[str, SiteCursor | SiteCursorError] = {}
         try:
             self._reader = JournalReader(settings.journal)
         except CorruptionError as error:
@@ -60,8 +63,9 @@ class StatusReader:
     def read(self) -> VolumeReport:
         """The status now. OSError."""
         now_ns = time.time_ns()
-        volume = self._volume()
+        volume = self._volume(now_ns)
         reports = read_reports(self._settings.journal)
+        self._cursors = read_cursors(self._settings.journal)
         sites = [
             self._site(each, reports.pop(each.name, None), now_ns) for each in self._settings.sites
         ]
@@ -78,19 +82,22 @@ class StatusReader:
 
     # the volume --------------------------------------------------------------------------------
 
-    def _volume(self) -> VolumeStatus:
+    def _volume(self, now_ns: int) -> VolumeStatus:
         journal = self._settings.journal
         problems: list[Problem] = []
         told, mounted = _ask(journal)
         if mounted is False:
             problems.append(_warning("mirrorfs is not mounted: changes go without records"))
         if told is not None and told.degraded is not None:
-            problems.append(_warning(f"mirrorfs is degraded: {told.degraded}"))
+            problems.append(_warning(f"mirrorfs is degraded: {_degraded(told, now_ns)}"))
         head = self._head()
         header = None if self._reader is None else self._reader.header
         if self._corrupt is not None:
             problems.append(_critical(f"the journal is corrupt: {self._corrupt}"))
+        first, taken = self._kept()
         return VolumeStatus(
+            first=first,
+            journal_bytes=taken,
             journal=escaped(os.fsencode(journal)),
             source=None if header is None else escaped(header.source.path),
             uuid=None if header is None else str(uuid.UUID(bytes=header.volume)),
@@ -98,6 +105,8 @@ class StatusReader:
             mounted=mounted,
             mountpoint=None if told is None else escaped(told.mountpoint),
             degraded=None if told is None else told.degraded,
+            degraded_since=moment(told.degraded_since_ns) if told and told.degraded else None,
+            marked=None if told is None else told.marks,
             problems=tuple(problems),
         )
 
@@ -109,6 +118,12 @@ class StatusReader:
         except CorruptionError as error:
             self._corrupt = error
             return None
+
+    def _kept(self) -> tuple[SequenceNumber | None, int | None]:
+        """The oldest record, and what the journal takes on its disk."""
+        if self._reader is None:
+            return None, None
+        return self._reader.first(), self._reader.disk_bytes()
 
     # a site ------------------------------------------------------------------------------------
 
@@ -139,8 +154,18 @@ class StatusReader:
             done = _working_now(report, at) if silent is None else at.working
             behind = max(0, reader.head() - done)
         rate = report.records_per_second if silent is None else 0.0
+        cursor = self._cursors.get(name)
+        known = cursor if isinstance(cursor, SiteCursor) else None
+        problems = _problems(report, at, silent, lag, len(failed))
+        if known is not None and known.status == "detached":
+            problems = _problems_detached(report, at)
+        elif isinstance(cursor, SiteCursorError):
+            told = f"site {name}: its cursor {cursor}: the journal keeps everything"
+            problems.append(_warning(told))
         return SiteStatus(
             site=name,
+            attached=None if known is None else known.status == "attached",
+            attachment_since=None if known is None else moment(known.since_ns),
             url=report.url,
             state=report.phase,
             reason=_reason(report, at),
@@ -164,7 +189,7 @@ class StatusReader:
             failed_steps=failed,
             waiting_steps=waiting,
             counters=report.counters,
-            problems=tuple(_problems(report, at, silent, lag, len(failed))),
+            problems=tuple(problems),
         )
 
     def _lag(self, report: SiteReport, at: Standing, running: bool, now_ns: int) -> float | None:
@@ -207,6 +232,13 @@ def _ask(journal: str) -> tuple[Status | None, bool | None]:
         return None, None
 
 
+def _degraded(told: Status, now_ns: int) -> str:
+    """Why, since when, and how much will be compared."""
+    since = span(max(0, now_ns - told.degraded_since_ns) / 1e9)
+    marked = "the whole tree" if told.everything else count(told.marks, "mark")
+    return f"{told.degraded}; for {since}; {marked} to compare"
+
+
 def _working_now(report: SiteReport, at: Standing) -> int:
     """Up to where a running replicator has worked: its saved cursor may be seconds old."""
     return at.working if report.oldest_ns else max(at.working, report.read)
@@ -237,6 +269,14 @@ def _problems(
     if failed:
         found.append(_warning(f"{site}: {count(failed, 'step')} failed"))
     return found
+
+
+def _problems_detached(report: SiteReport, at: Standing | None) -> list[Problem]:
+    """Of a site that is away because its operator wants so."""
+    if at is not None and at.reason:
+        told = f"site {report.site} is detached, and an initial copy is due: {at.reason}"
+        return [_warning(told)]
+    return []
 
 
 def _held(step: HeldStep) -> HeldStatus:

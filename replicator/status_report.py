@@ -46,17 +46,23 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The volume; null where it cannot be told.
 
     Attributes:
-        head: newest record. mounted: whether mirrorfs runs.
-        degraded: why changes go on without records.
+        head, first: newest and oldest record. journal_bytes: what it takes on its disk.
+        mounted: whether mirrorfs runs.
+        degraded: why no records can be made; degraded_since: since when, UTC.
+        marked: directories that were changed meanwhile, to be compared.
     """
 
     journal: str
     source: str | None = None
     uuid: str | None = None
     head: int | None = None
+    first: int | None = None
+    journal_bytes: int | None = None
     mounted: bool | None = None
     mountpoint: str | None = None
     degraded: str | None = None
+    degraded_since: str | None = None
+    marked: int | None = None
     problems: tuple[Problem, ...] = ()
 
 
@@ -65,6 +71,8 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: a Phase, "never ran" or "unreadable"; reason: in words.
+        attached: the journal keeps all records for it; false: it is detached; null: not known to
+        the journal. attachment_since: UTC.
         running: a replicator works on it. updated, since (of the state): UTC.
         working, clean: cursors; null before the initial copy is complete.
         lag_records: records after the working cursor. lag_seconds: age of the oldest of them.
@@ -77,6 +85,8 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     state: str
     reason: str = ""
+    attached: bool | None = None
+    attachment_since: str | None = None
     running: bool = False
     host: str | None = None
     pid: int | None = None

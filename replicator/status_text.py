@@ -21,7 +21,7 @@ from replicator.status_report import (
     VolumeReport,
     VolumeStatus,
 )
-from replicator.wording import count, lag, span
+from replicator.wording import count, lag, size, span
 
 _STEPS_SHOWN: Final = 3
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
@@ -59,6 +59,9 @@ def _volume_rows(volume: VolumeStatus) -> Iterator[Row]:
     yield "source", volume.source or "not known", ""
     head = "" if volume.head is None else f", head {volume.head:,}"
     yield "journal", f"{volume.journal}{head}", ""
+    if volume.journal_bytes is not None:
+        first = "" if volume.first is None else f", from record {volume.first:,}"
+        yield "kept", f"{size(volume.journal_bytes)}{first}", ""
     if volume.degraded is not None:
         yield "mirrorfs", f"DEGRADED: {volume.degraded}", _STYLES[Severity.WARNING]
     elif volume.mounted:
@@ -73,6 +76,8 @@ def _site_rows(site: SiteStatus) -> Iterator[Row]:
     since = "" if site.since_seconds is None else f" for {span(site.since_seconds)}"
     reason = f": {site.reason}" if site.reason else ""
     yield "state", f"{site.state}{since}{reason}", "" if site.running else "yellow"
+    if site.attached is False:
+        yield "detached", f"since {site.attachment_since}; 'replicator run' attaches it", "yellow"
     if site.pid is None:
         return
     if site.running:

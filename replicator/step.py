@@ -192,7 +192,8 @@ class Step:
             (c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)), None
         )
         if copy is not None:
-            if self.bench.escape.missed(found.id) and not mode.descends:
+            unsure = mode.reconciles or self.bench.escape.missed(found.id)
+            if unsure and not mode.descends:  # it may come from where all below is to be compared
                 self.bench.doubt.add(found.id)
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1

@@ -50,6 +50,15 @@ def span(seconds: float) -> str:
     return " ".join(f"{value} {unit}" for value, unit in shown)
 
 
+def size(number: int) -> str:
+    """A number of bytes in its largest unit: `512 bytes`, `1.4 GiB`."""
+    if number < 1024:
+        return count(number, "byte")
+    units = ("KiB", "MiB", "GiB", "TiB", "PiB")
+    power = min((number.bit_length() - 1) // 10, len(units))
+    return f"{number / (1 << 10 * power):,.1f} {units[power - 1]}"
+
+
 def moment(time_ns: int) -> str:
     """A time in UTC to the second; `never` for 0."""
     if not time_ns:

@@ -54,7 +54,17 @@ def _missing_native() -> str | None:
     return "the native engine is not built"
 
 
-_FACILITIES = {"fuse": _missing_fuse, "xrootd": _missing_xrootd, "native": _missing_native}
+def _missing_postgresql() -> str | None:
+    found = any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return None if found else "PostgreSQL is not installed"
+
+
+_FACILITIES = {
+    "fuse": _missing_fuse,
+    "xrootd": _missing_xrootd,
+    "native": _missing_native,
+    "postgresql": _missing_postgresql,
+}
 _REQUIRED = frozenset(os.environ.get("REQUIRE", "").replace(",", " ").split())
 
 

@@ -5,6 +5,7 @@ Knows what is allowed and says so. It looks at no path and asks no server.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -74,11 +75,18 @@ _PASSED_OVER: Final = frozenset(
         *("user", "users", "owner", "group", "nouser", "nousers", "noowner", "nogroup"),
         *("loud", "silent", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
         *("relatime", "norelatime", "strictatime", "nostrictatime"),
-        *("default_permissions", "user_id", "group_id", "max_read"),
+        *("default_permissions", "nonempty", "user_id", "group_id", "max_read"),
     }
 )
 """What mount(8), fstab(5) and systemd pass along, for themselves or for disks; and, in the last
 line, what is so with every mount of ours. They may have a value."""
+
+_REFUSED: Final = {
+    "auto_unmount": "after a crash jobs would write below the mountpoint and not see it;"
+    " 'xrootdfs umount --dead' takes a dead mount away",
+    "allow_root": "there is allow_other, which lets root in, too",
+}
+"""What users of FUSE know and cannot have here, with the reason."""
 
 _KERNEL: Final = frozenset(
     {"ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
@@ -133,12 +141,28 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
     options: dict[str, Any] = {}
     for text in texts:
         for item in filter(None, (part.replace("\\,", ",") for part in _COMMA.split(text))):
+            refused = _REFUSED.get(item.partition("=")[0].replace("-", "_"))
+            if refused is not None:
+                raise UsageError(f"option '{item}': not possible here: {refused}")
             if not _read_option(item, options) and not sloppy:
-                known = ", ".join(f"{option.replace('_', '-')}=" for option in _OPTIONS)
-                raise UsageError(
-                    f"option '{item}': not known here: {known}, {', '.join(sorted(_KERNEL))}"
-                )
+                raise UsageError(f"option '{item}': not known here: {_nearest(item)}")
     return options
+
+
+def _nearest(item: str) -> str:
+    """What may have been meant by an option that is not known."""
+    key, equals, _ = item.partition("=")
+    names = [option.replace("_", "-") for option in _OPTIONS]
+    valued = {name: f"{name}=VALUE" for name in names}
+    words = {word: word for word in (*_KERNEL, *_OPPOSITES, *_PASSED_OVER)}
+    words |= {word: word for word in ("remount", "allow_other")}
+    if key.replace("_", "-") in valued:
+        return f"{valued[key.replace('_', '-')]} is allowed"
+    if key in words:
+        return f"{key} has no value" if equals else f"{key} is allowed"
+    known = {**words, **valued}
+    near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)
+    return f"the nearest is {known[near[0]]}; 'xrootdfs mount --help' shows all"
 
 
 def _read_option(item: str, options: dict[str, Any]) -> bool:

@@ -187,7 +187,7 @@ def _mount_fuse(mount: Mount, operations: Operations) -> None:
     options = {"default_permissions", f"fsname={name}", f"subtype={mount.subtype}"}
     if mount.allow_other:
         options.add("allow_other")
-    options.update(mount.kernel_options)
+    options.update(set(mount.kernel_options) - {"nodiratime"})  # libfuse does not know it
     if os.geteuid() == 0:
         options.update(opposite for word, opposite in _OPPOSITES if word not in options)
     with _captured_stderr() as said:

@@ -50,7 +50,15 @@ class StatusRequest(msgspec.Struct, frozen=True, tag="status"):
     """How does mirrorfs fare."""
 
 
-Request: TypeAlias = RootRequest | CheckpointRequest | ReconcileRequest | StatusRequest
+class RemountRequest(msgspec.Struct, frozen=True, tag="remount"):
+    """These of the kernel's options are in force from now on."""
+
+    kernel_options: tuple[str, ...]
+
+
+Request: TypeAlias = (
+    RootRequest | CheckpointRequest | ReconcileRequest | StatusRequest | RemountRequest
+)
 
 
 class RootAnswer(msgspec.Struct, frozen=True, tag="root"):
@@ -69,8 +77,18 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     """What mirrorfs says of itself.
 
     Attributes:
-        degraded: why records cannot be appended; None while they can.
+        degraded: why records cannot be made; None while they can.
+        degraded_since_ns: since when, nanoseconds since 1970.
+        marks: so many directories are marked as changed without a record; `everything`: the tree.
+        journal_full: what becomes of changes meanwhile: "degrade", "block" or "readonly".
+        room_bytes: left on the journal's disk beside the reserve; None: not known.
+        room_seconds: for how long, at the rate of late; None: it does not get less.
         nodes, open_files: what the kernel holds at the moment.
+        journal: its directory. volume: UUID of the volume. node: this host's id in journals.
+        started_ns: when the mount began. writers: "one" or "many".
+        kernel_options: "ro", "noatime" and the like, as far as they are in force.
+        guard: "on", "off". foreign: directories that the guard found changed behind the mount.
+        lost: how often the guard had to have the whole tree compared.
     """
 
     pid: int
@@ -83,6 +101,21 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     degraded: str | None
     nodes: int
     open_files: int
+    degraded_since_ns: int = 0
+    marks: int = 0
+    everything: bool = False
+    journal_full: str = "degrade"
+    room_bytes: int | None = None
+    room_seconds: float | None = None
+    journal: str = ""
+    volume: str = ""
+    node: str = ""
+    started_ns: int = 0
+    writers: str = "one"
+    kernel_options: tuple[str, ...] = ()
+    guard: str = "off"
+    foreign: int = 0
+    lost: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -181,6 +214,12 @@ class ControlClient:
         if isinstance(answer, Status):
             return answer
         raise _unexpected(answer)
+
+    def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        """Tell it which of the kernel's options are in force."""
+        answer, _ = self._ask(RemountRequest(kernel_options))
+        if not isinstance(answer, Status):
+            raise _unexpected(answer)
 
     def _append(self, request: Request) -> SequenceNumber:
         answer, _ = self._ask(request)

@@ -7,30 +7,28 @@ to write and takes no lock; it never repairs anything and never passes over a re
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
 
+from mirrorfs.journal.open_segment import (
+    OpenSegment,
+    SegmentName,
+    list_segments,
+    open_segment,
+)
 from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import (
-    FRAME_BYTES,
-    HEADER_BYTES_MAX,
-    PAYLOAD_BYTES_MAX,
     CorruptionError,
-    Header,
     Incarnation,
-    decode_header,
-    decode_records,
+    Wanted,
+    began,
+    known_incarnations,
     parse_segment_name,
-    scan_records,
-    valid_frame_offsets,
 )
+from mirrorfs.journal.site_cursor import Unknown, resolve
 from mirrorfs.journal.wake import DirectoryWatch
-
-_CHUNK_BYTES = 256 << 10
-_FRAME_BYTES_MAX = FRAME_BYTES + PAYLOAD_BYTES_MAX
 
 
 class NoJournalError(Exception):
@@ -41,120 +39,28 @@ class RecordsGoneError(Exception):
     """The journal no longer, or does not yet, hold the record asked for."""
 
 
-class SegmentName(NamedTuple):
-    """A segment in the directory; they sort in journal order."""
-
-    first: SequenceNumber
-    tag: Tag
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A cursor says nothing about this journal: an initial copy is due."""
-
-    reason: str
-
-
-def list_segments(directory_fd: int) -> list[SegmentName]:
-    """The segments of a journal directory, in order."""
-    found = []
-    for name in os.listdir(directory_fd):
-        parsed = parse_segment_name(name)
-        if parsed is not None:
-            found.append(SegmentName(*parsed, name))
-    return sorted(found)
+def nodes_with_journals(directory: str) -> list[str]:
+    """Where several nodes write one source, each has a journal in a directory of its name here."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [
+            name
+            for name in names
+            if any(parse_segment_name(file) for file in os.listdir(os.path.join(directory, name)))
+        ]
+    except OSError:
+        return []
 
 
-def read_header(fd: int, segment: SegmentName) -> tuple[Header, int]:
-    """Header of an open segment and its length in bytes. CorruptionError."""
-    data = os.pread(fd, _CHUNK_BYTES, 0)
-    decoded = decode_header(data)
-    if decoded is None and len(data) == _CHUNK_BYTES:
-        decoded = decode_header(os.pread(fd, HEADER_BYTES_MAX + _CHUNK_BYTES, 0))
-    if decoded is None:
-        raise CorruptionError(len(data), "header cut short")
-    header, length = decoded
-    if (header.first, header.tag) != (segment.first, segment.tag):
-        raise CorruptionError(0, "the header does not belong to a segment of this name")
-    return header, length
-
-
-class _OpenSegment:
-    """One segment, read forward. Nothing is buffered between two reads: its writer may cut off a
-    frame that was not whole."""
-
-    def __init__(self, directory_fd: int, segment: SegmentName, path: str) -> None:
-        self.segment = segment
-        self.path = f"{path}/{segment.name}"
-        self._fd = os.open(segment.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
-        try:
-            self.header, self.offset = read_header(self._fd, segment)
-        except CorruptionError as error:
-            os.close(self._fd)
-            raise error.of(self.path) from None
-        self.sequence = segment.first
-        self._suspect: tuple[int, int, CorruptionError] | None = None
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-    def read(self) -> list[Record]:
-        """The next whole records, some or none."""
-        for size in (_CHUNK_BYTES, _FRAME_BYTES_MAX):
-            data = os.pread(self._fd, size, self.offset)
-            try:
-                records, length = decode_records(data, self.sequence, self.offset)
-            except CorruptionError as error:
-                records, length = decode_records(
-                    data[: error.offset - self.offset], self.sequence, self.offset
-                )
-                if not records:
-                    self._judge(error)
-                    return []
-            if records or len(data) < size:
-                break
-        self.offset += length
-        self.sequence = SequenceNumber(self.sequence + len(records))
-        return records
-
-    def skip(self, until: SequenceNumber | None = None) -> None:
-        """Go to just before record `until`, or to the end of the whole records."""
-        size = _CHUNK_BYTES
-        while self.sequence != until:
-            data = os.pread(self._fd, size, self.offset)
-            scan = scan_records(data, self.sequence, self.offset, until)
-            self.sequence = scan.sequence
-            self.offset += scan.length
-            if scan.length:
-                size = _CHUNK_BYTES
-            elif scan.error is not None:
-                self._judge(scan.error)
-                return
-            elif len(data) < size:
-                return
-            else:
-                size = _FRAME_BYTES_MAX
-
-    def rest(self) -> int:
-        """Bytes after what was read."""
-        return max(os.fstat(self._fd).st_size - self.offset, 0)
-
-    def leftover(self) -> CorruptionError:
-        """What to say when bytes stand there and the segment is sealed."""
-        if self._suspect is not None and self._suspect[0] == self.offset:
-            return self._suspect[2].of(self.path)
-        return CorruptionError(self.offset, "a record cut short in a sealed segment", self.path)
-
-    def _judge(self, error: CorruptionError) -> None:
-        """A bad frame: raise, unless it can be a tail that the writer's next start repairs."""
-        size = max(os.fstat(self._fd).st_size, self.offset)
-        if self._suspect is not None and self._suspect[:2] == (self.offset, size):
-            return
-        rest = os.pread(self._fd, size - self.offset, self.offset)
-        for _ in valid_frame_offsets(rest, SequenceNumber(self.sequence - 1)):
-            raise error.of(self.path)
-        self._suspect = (self.offset, size, error)
+def _no_journal(directory: str) -> str:
+    nodes = nodes_with_journals(directory)
+    if not nodes:
+        return "no journal there"
+    return (
+        f"{len(nodes)} journals are there, one a node ({', '.join(nodes)}), and this is for one:"
+        f" name {directory}/NODE"
+    )
 
 
 class JournalReader:
@@ -174,8 +80,8 @@ class JournalReader:
             self._directory_fd = os.open(directory, flags)
         except (FileNotFoundError, NotADirectoryError):
             raise NoJournalError(f"{directory}: no journal there") from None
-        self._open: _OpenSegment | None = None
-        self._head: _OpenSegment | None = None
+        self._open: OpenSegment | None = None
+        self._head: OpenSegment | None = None
         self._watch: DirectoryWatch | None = None
         self._pending: list[Record] = []
         self._taken = 0
@@ -183,7 +89,7 @@ class JournalReader:
         try:
             newest = self._open_newest()
             if newest is None:
-                raise NoJournalError(f"{directory}: no journal there")
+                raise NoJournalError(f"{directory}: {_no_journal(directory)}")
             self._head = newest
             self.header = newest.header
             self.position = self.segments()[0].first
@@ -219,11 +125,29 @@ class JournalReader:
         """The segments, oldest first."""
         return list_segments(self._directory_fd)
 
+    def first(self) -> SequenceNumber:
+        """The oldest kept record (one more than `head`, if there is none)."""
+        segments = self.segments()
+        return segments[0].first if segments else SequenceNumber(0)
+
+    def flags(self, segment: SegmentName) -> int:
+        """The flags of its header. CorruptionError; FileNotFoundError if it was just removed."""
+        opened = self._open_segment(segment)
+        opened.close()
+        return opened.flags
+
+    def disk_bytes(self) -> int:
+        """What the segments take on the disk."""
+        taken = 0
+        for segment in self.segments():
+            with contextlib.suppress(FileNotFoundError):  # removed just now
+                taken += os.stat(segment.name, dir_fd=self._directory_fd).st_blocks * 512
+        return taken
+
     def incarnations(self) -> list[Incarnation]:
         """All known ones, oldest first; the last is the newest, up to the head."""
         head = self.head()
-        header = self.header
-        return [*header.incarnations, Incarnation(header.tag, _began(header), head)]
+        return known_incarnations(self.header, head)
 
     def head(self) -> SequenceNumber:
         """The newest whole record on disk (one less than the first, if there is none).
@@ -243,7 +167,7 @@ class JournalReader:
     def tag_of(self, sequence: SequenceNumber) -> Tag:
         """The incarnation that wrote a record. RecordsGoneError if it is too old to tell."""
         header = self.header
-        if sequence >= _began(header):
+        if sequence >= began(header):
             return header.tag
         for incarnation in reversed(header.incarnations):
             if incarnation.first <= sequence <= incarnation.last:
@@ -258,18 +182,19 @@ class JournalReader:
         Cut back to the end of its incarnation if it lies beyond that. Unknown where the format
         says that an initial copy is due.
         """
-        if journal != self.header.journal:
-            return Unknown("the cursor belongs to another journal")
-        for incarnation in self.incarnations():
-            if incarnation.tag == tag:
-                cut = SequenceNumber(min(sequence, incarnation.last))
-                break
-        else:
-            return Unknown("the journal does not know the cursor's incarnation")
+        known = self.incarnations()
+        return resolve(self.header.journal, known, self.first(), (journal, tag, sequence))
+
+    def since(self, time_ns: int) -> SequenceNumber:
+        """A record no later than the first one from that time on; by the clock of the writer."""
         segments = self.segments()
-        if segments and cut + 1 < segments[0].first:
-            return Unknown(f"record {cut + 1} is no longer in the journal")
-        return cut
+        for segment, following in itertools.pairwise(segments):
+            with contextlib.suppress(FileNotFoundError):  # removed just now
+                opened = self._open_segment(following)
+                opened.close()
+                if opened.header.created_ns > time_ns:
+                    return segment.first
+        return segments[-1].first if segments else self.position
 
     # Reading
 
@@ -297,7 +222,7 @@ class JournalReader:
         segment was removed before it was read.
         """
         if self._taken == len(self._pending):
-            self._pending = self._read()
+            self._pending = self._read() or []
             self._taken = 0
         if self._taken == 0 and len(self._pending) <= limit:
             batch, self._pending = self._pending, []
@@ -314,22 +239,34 @@ class JournalReader:
         while batch := self.poll():
             yield batch
 
-    def _read(self) -> list[Record]:
-        """Records from the open segment or, once that is read to its end, the next one."""
+    def select(self, wanted: Wanted, start: SequenceNumber | None = None) -> Iterator[list[Record]]:
+        """As `read`, but only the records that are wanted: the others are checked, not decoded."""
+        self.seek(self.position if start is None else start)
+        while (batch := self._read(wanted)) is not None:
+            assert self._open is not None
+            self.position = self._open.sequence
+            if batch:
+                yield batch
+
+    def _read(self, wanted: Wanted | None = None) -> list[Record] | None:
+        """Records from the open segment or, once that is read to its end, the next one.
+
+        None if there are no more, for now. Not empty unless only some are wanted.
+        """
         while True:
             if self._open is None:
                 self.seek(self.position)
                 assert self._open is not None
-            records = self._open.read()
-            if records:
+            records = self._open.read(wanted)
+            if records is not None:
                 return records
             # The list is taken before the last look: a segment that has a successor in it does
             # not change any more, except that a torn tail was cut off before the successor came.
             following = self._following(self._open)
             if following is None:
-                return []
-            records = self._open.read()
-            if records:
+                return None
+            records = self._open.read(wanted)
+            if records is not None:
                 return records
             if self._open.rest():
                 raise self._open.leftover()
@@ -341,7 +278,7 @@ class JournalReader:
             with contextlib.suppress(FileNotFoundError):  # removed just now: look again
                 self._turn_to(following)
 
-    def _following(self, current: _OpenSegment) -> SegmentName | None:
+    def _following(self, current: OpenSegment) -> SegmentName | None:
         """The segment after the current one, or in place of it if that was removed empty."""
         segments = self.segments()
         if segments and segments[-1] == current.segment:
@@ -361,7 +298,7 @@ class JournalReader:
         if segment.first >= self.header.first:
             self.header = opened.header
 
-    def _open_newest(self) -> _OpenSegment | None:
+    def _open_newest(self) -> OpenSegment | None:
         """The newest segment, which may be open already; None if there is none at this moment."""
         while segments := self.segments():
             if self._head is not None and self._head.segment == segments[-1]:
@@ -370,8 +307,8 @@ class JournalReader:
                 return self._open_segment(segments[-1])
         return None
 
-    def _open_segment(self, segment: SegmentName) -> _OpenSegment:
-        opened = _OpenSegment(self._directory_fd, segment, self.path)
+    def _open_segment(self, segment: SegmentName) -> OpenSegment:
+        opened = open_segment(self._directory_fd, segment, self.path)
         if self._head is not None and opened.header.journal != self.header.journal:
             opened.close()
             raise CorruptionError(0, "belongs to another journal", opened.path)
@@ -394,10 +331,3 @@ class JournalReader:
         """Forget what made `wake_fd` readable; `poll` after it."""
         if self._watch is not None:
             self._watch.drain()
-
-
-def _began(header: Header) -> SequenceNumber:
-    """First sequence of the incarnation a header belongs to."""
-    if header.incarnations:
-        return SequenceNumber(header.incarnations[-1].last + 1)
-    return SequenceNumber(1)

@@ -2,6 +2,9 @@
 
 Pure: values in, values out. FORMAT.md beside this file is normative for the bytes.
 This module does not know about files, segments or framing.
+
+What is decoded by the million cannot be part of a cycle: the garbage collector need not follow it
+(gc=False), which took as long as the decoding.
 """
 
 from __future__ import annotations
@@ -60,14 +63,14 @@ class Kind(enum.IntEnum):
         return self.name.lower()
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a name stands: a directory object and a name in it."""
 
     directory: ObjectId
     name: bytes
 
 
-class Who(msgspec.Struct, frozen=True, array_like=True):
+class Who(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The process that changed the content, and its batch job ("" for none)."""
 
     pid: int
@@ -75,7 +78,7 @@ class Who(msgspec.Struct, frozen=True, array_like=True):
     job: str
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Body of the records about objects. FORMAT.md section 5 says what each field means."""
 
     object: ObjectId
@@ -144,7 +147,7 @@ _CONTROL: dict[Kind, type[Body]] = {
 }
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record: frame fields and body."""
 
     sequence: SequenceNumber

@@ -15,9 +15,18 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorfs.journal.reader import SegmentName, list_segments, read_header
+from mirrorfs.journal.blocks import BlockCoder
+from mirrorfs.journal.open_segment import (
+    Head,
+    SegmentName,
+    list_segments,
+    read_head,
+    read_index,
+)
 from mirrorfs.journal.record import Kind, SequenceNumber, Tag
 from mirrorfs.journal.segment import (
+    ARCHIVE,
+    COMPRESSED,
     INCARNATIONS_MAX,
     CorruptionError,
     Header,
@@ -29,6 +38,7 @@ from mirrorfs.journal.segment import (
     valid_frame_offsets,
 )
 from mirrorfs.journal.writer import (
+    COMPRESSED_SUFFIX,
     NEW_SUFFIX,
     JournalBusyError,
     JournalWriter,
@@ -140,29 +150,19 @@ def _recover(directory_fd: int, path: str) -> _Found | None:
     """Repair the journal; what is in it, or None if there is nothing."""
     segments = list_segments(directory_fd)
     for name in os.listdir(directory_fd):
-        if name.endswith(NEW_SUFFIX) and parse_segment_name(name.removesuffix(NEW_SUFFIX)):
+        stem = name.removesuffix(NEW_SUFFIX).removesuffix(COMPRESSED_SUFFIX)
+        if name.endswith(NEW_SUFFIX) and parse_segment_name(stem):
             os.unlink(name, dir_fd=directory_fd)
     newest: Header | None = None
     torn: str | None = None
     while segments:
         segment = segments.pop()
-        fd = os.open(segment.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory_fd)
         try:
-            header, start = read_header(fd, segment)
-            if newest is not None and newest.journal != header.journal:
-                raise CorruptionError(0, "belongs to another journal than the segments after it")
-            newest = newest or header
-            scan, size = _scan(fd, start, header.first)
-            if start + scan.length < size:
-                if header is not newest:
-                    raise scan.error or CorruptionError(
-                        start + scan.length, "a record cut short in a sealed segment"
-                    )
-                torn = _repair(directory_fd, fd, segment, start + scan.length, scan)
+            header, scan, copy = _examine(directory_fd, path, segment, newest)
         except CorruptionError as error:
             raise error.of(f"{path}/{segment.name}") from None
-        finally:
-            os.close(fd)
+        newest = newest or header
+        torn = copy or torn
         if scan.length:
             clean = scan.last_kind == Kind.UNMOUNT
             return _Found(newest, scan.sequence, clean, _ended(newest, scan.sequence), torn)
@@ -174,11 +174,52 @@ def _recover(directory_fd: int, path: str) -> _Found | None:
     return _Found(newest, newest.first, clean, _ended(newest, newest.first), torn)
 
 
+def _examine(
+    directory_fd: int, path: str, segment: SegmentName, newest: Header | None
+) -> tuple[Header, Scan, str | None]:
+    """Check a segment, and repair it if there is none after it (`newest` is None).
+
+    Its header, how far it is whole, and the copy made of a torn tail. CorruptionError.
+    """
+    fd = os.open(segment.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        head = read_head(fd, segment)
+        header, start = head.header, head.length
+        if head.flags & ARCHIVE:
+            raise JournalRefusedError(f"{path}: an archive: nothing is appended to it")
+        if newest is not None and newest.journal != header.journal:
+            raise CorruptionError(0, "belongs to another journal than the segments after it")
+        if head.flags & COMPRESSED:
+            return header, _look(fd, head), None
+        scan, size = _scan(fd, start, header.first)
+        if start + scan.length == size:
+            return header, scan, None
+        if newest is not None:
+            raise scan.error or CorruptionError(
+                start + scan.length, "a record cut short in a sealed segment"
+            )
+        return header, scan, _repair(directory_fd, fd, segment, start + scan.length, scan)
+    finally:
+        os.close(fd)
+
+
 def _scan(fd: int, start: int, first: SequenceNumber) -> tuple[Scan, int]:
     """Check all frames of a segment; the result (length from `start`) and the file's size."""
     size = os.fstat(fd).st_size
     data = os.pread(fd, size - start, start)
     return scan_records(data, first, start), size
+
+
+def _look(fd: int, head: Head) -> Scan:
+    """The same of a compressed segment, which is never torn: its last block tells."""
+    index = read_index(fd, head)
+    number = len(index.blocks) - 1
+    start, stop = index.bounds(number)
+    frames = BlockCoder().decode(os.pread(fd, stop - start, start), index, number)
+    scan = scan_records(frames, index.blocks[number].first)
+    if scan.error is not None or scan.sequence != index.end:
+        raise CorruptionError(start, "a block that is not whole records")
+    return scan._replace(length=index.size)
 
 
 def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan: Scan) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 import xxhash
@@ -31,6 +31,12 @@ VERSION: Final = 1
 HEADER_BYTES_MAX: Final = 1 << 20
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 INCARNATIONS_MAX: Final = 1024
+
+COMPRESSED: Final = 0x1
+"""Header flag: the records are in compressed blocks (FORMAT.md section 9)."""
+ARCHIVE: Final = 0x2
+"""Header flag: a copy made to be read; nothing is appended to it."""
+_FLAGS_KNOWN = COMPRESSED | ARCHIVE
 
 _PREFIX = struct.Struct("<8sHHI")
 _CHECKSUM = struct.Struct("<Q")
@@ -105,10 +111,10 @@ def parse_segment_name(name: str) -> tuple[SequenceNumber, Tag] | None:
     return SequenceNumber(int(match[1])), Tag(int(match[2], 16))
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: Header, flags: int = 0) -> bytes:
     """The bytes a segment starts with."""
     body = _header_encoder.encode(header)
-    head = _PREFIX.pack(MAGIC, VERSION, 0, len(body)) + body
+    head = _PREFIX.pack(MAGIC, VERSION, flags, len(body)) + body
     return head + _CHECKSUM.pack(_xxh3(head))
 
 
@@ -124,7 +130,7 @@ def decode_header(data: bytes | memoryview) -> tuple[Header, int] | None:
     magic, version, flags, length = _PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise CorruptionError(0, "not a journal segment")
-    if version != VERSION or flags != 0:
+    if version != VERSION or flags & ~_FLAGS_KNOWN:
         raise CorruptionError(8, f"format version {version} flags {flags:#x} are not known here")
     if length > HEADER_BYTES_MAX:
         raise CorruptionError(12, f"header of {length} bytes")
@@ -139,6 +145,24 @@ def decode_header(data: bytes | memoryview) -> tuple[Header, int] | None:
     except msgspec.DecodeError as error:
         raise CorruptionError(0, f"bad header: {error}") from None
     return header, end + _CHECKSUM.size
+
+
+def header_flags(data: bytes | memoryview) -> int:
+    """COMPRESSED, ARCHIVE: of a header that `decode_header` took."""
+    flags: int = _PREFIX.unpack_from(data)[2]
+    return flags
+
+
+def began(header: Header) -> SequenceNumber:
+    """First sequence of the incarnation a header belongs to."""
+    if header.incarnations:
+        return SequenceNumber(header.incarnations[-1].last + 1)
+    return SequenceNumber(1)
+
+
+def known_incarnations(header: Header, head: SequenceNumber) -> list[Incarnation]:
+    """All known ones, oldest first, by the newest segment's header; the last is up to `head`."""
+    return [*header.incarnations, Incarnation(header.tag, began(header), head)]
 
 
 def encode_record(
@@ -174,6 +198,21 @@ def _check_frame(
     return end, time_ns, kind, flags
 
 
+Wanted: TypeAlias = Callable[[int, int, memoryview], bool]
+"""Whether a record is wanted, by its kind, time (ns) and payload, before it is decoded."""
+
+
+class Decoded(NamedTuple):
+    """The whole records at the start of some bytes: a result of `select_records`."""
+
+    records: list[Record]
+    """Those that are wanted."""
+    length: int
+    """Bytes of all of them."""
+    sequence: SequenceNumber
+    """What the next one must carry."""
+
+
 def decode_records(
     data: bytes | memoryview, sequence: SequenceNumber, base: int = 0
 ) -> tuple[list[Record], int]:
@@ -183,6 +222,16 @@ def decode_records(
     segment, for error messages. What is left over is the beginning of a frame, or nothing.
     Raises CorruptionError.
     """
+    return select_records(data, sequence, base)[:2]
+
+
+def select_records(
+    data: bytes | memoryview,
+    sequence: SequenceNumber,
+    base: int = 0,
+    wanted: Wanted | None = None,
+) -> Decoded:
+    """Check all whole records as `decode_records` does, and decode those that are wanted."""
     records: list[Record] = []
     view = memoryview(data)
     size = len(view)
@@ -192,14 +241,16 @@ def decode_records(
         if frame is None:
             break
         end, time_ns, kind, flags = frame
-        try:
-            known, body = decode_body(kind, view[offset + FRAME_BYTES : end])
-        except RecordError as error:
-            raise CorruptionError(base + offset, str(error)) from None
-        records.append(Record(sequence, time_ns, known, flags, body))
+        payload = view[offset + FRAME_BYTES : end]
+        if wanted is None or wanted(kind, time_ns, payload):
+            try:
+                known, body = decode_body(kind, payload)
+            except RecordError as error:
+                raise CorruptionError(base + offset, str(error)) from None
+            records.append(Record(sequence, time_ns, known, flags, body))
         sequence = SequenceNumber(sequence + 1)
         offset = end
-    return records, offset
+    return Decoded(records, offset, sequence)
 
 
 class Scan(NamedTuple):
@@ -220,12 +271,18 @@ def scan_records(
     sequence: SequenceNumber,
     base: int = 0,
     until: SequenceNumber | None = None,
+    bytes_max: int | None = None,
 ) -> Scan:
-    """Check frames as `decode_records` does, without decoding them, up to before `until`."""
+    """Check frames as `decode_records` does, without decoding them, up to before `until`.
+
+    With `bytes_max` no more frames than it takes to have so many bytes.
+    """
     view = memoryview(data)
     offset = 0
     last_kind = None
-    while len(view) - offset >= FRAME_BYTES and sequence != until:
+    size = len(view)
+    stop = size if bytes_max is None else bytes_max
+    while size - offset >= FRAME_BYTES and offset < stop and sequence != until:
         try:
             frame = _check_frame(view, offset, sequence, base)
         except CorruptionError as error:

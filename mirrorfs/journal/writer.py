@@ -22,6 +22,8 @@ from mirrorfs.journal.segment import Header, encode_header, encode_record, segme
 LOCK_NAME: Final = "journal.lock"
 NEW_SUFFIX: Final = ".new"
 """A segment is written under this suffix until its header is durable."""
+COMPRESSED_SUFFIX: Final = ".zst"
+"""And this one before it while it is being compressed."""
 
 SyncMode = Literal["group", "always"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mirrorfs.journal.control_client import ControlClient
-from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting
-from tests.support.overlay import as_user, fails, overlaid
+from tests.support.mounts import ROOT, Mounted, Mounting, mounting
+from tests.support.overlay import as_user, fails, limited, overlaid
 from tests.support.trees import snapshot
 
 pytestmark = pytest.mark.fuse
@@ -74,29 +74,6 @@ def test_compiling(overlay: Mounted, work: Path) -> None:
     _same(overlay, work)
 
 
-_SQLITE = """
-import sqlite3, sys
-database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
-for number in range(60):
-    database.execute("begin immediate")
-    database.execute("insert into t values (?, ?)", (sys.argv[2], number))
-    database.execute("commit")
-"""
-
-
-def test_sqlite_with_four_writers_and_a_log(overlay: Mounted, work: Path) -> None:
-    path = work / "database"
-    _run("sqlite3", path, "pragma journal_mode=wal; create table t (who, number);", cwd=work)
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _SQLITE, path, str(number)]) for number in range(4)
-    ]
-    assert [writer.wait() for writer in writers] == [0] * 4
-    said = _run("sqlite3", path, "pragma integrity_check; select count(*) from t;", cwd=work)
-    assert said.split() == ["ok", "240"]
-    below = overlay.source / path.relative_to(overlay.mountpoint)
-    assert below.read_bytes() == path.read_bytes()
-
-
 def test_archives_and_copies(overlay: Mounted, work: Path) -> None:
     original = work / "original"
     (original / "sub").mkdir(parents=True)
@@ -146,11 +123,7 @@ def test_a_directory_of_8_000_names(overlay: Mounted, work: Path) -> None:
 
 def test_few_descriptors(tmp_path: Path) -> None:
     """A daemon that may open few files serves a tree of many directories and open files."""
-    with overlaid(tmp_path) as overlay:
-        overlay.umount()
-        limited = ("prlimit", "--nofile=160:160", *MIRRORFS, "mount")
-        options = f"journal={overlay.journal}"
-        _run(*limited, overlay.source, overlay.mountpoint, "-o", options, cwd=ROOT)
+    with limited(tmp_path, 160) as overlay:
         places = [overlay.mountpoint / f"d{number}" for number in range(400)]
         for place in places:
             place.mkdir()

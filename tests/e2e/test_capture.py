@@ -13,60 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfs.backing_tree import BackingTree
-from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Record
+from mirrorfs.journal.record import Change, Kind
 from tests.support.mounts import Mounted
 from tests.support.overlay import OTHER, as_user, changes, head, overlaid
+from tests.support.watching import Watch
 
 pytestmark = pytest.mark.fuse
 
 RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Watch:
-    """What was recorded since it was made, and the ids of objects."""
-
-    def __init__(self, overlay: Mounted, work: Path) -> None:
-        self.work = work
-        self.prefix = os.fsencode(work.relative_to(overlay.mountpoint))
-        self._overlay = overlay
-        self._tree = BackingTree.open(bytes(overlay.source), 1)
-        self._head = head(overlay)
-
-    def close(self) -> None:
-        self._tree.close()
-
-    def id(self, path: Path) -> ObjectId:
-        """Id of the object there now."""
-        below = self._overlay.source / path.relative_to(self._overlay.mountpoint)
-        descriptor = os.open(below, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            return self._tree.object_id(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def place(self, name: str, directory: Path | None = None) -> Place:
-        """A name in a directory, by default the test's."""
-        return Place(self.id(directory or self.work), os.fsencode(name))
-
-    def path(self, name: str) -> bytes:
-        return self.prefix + b"/" + os.fsencode(name)
-
-    def records(self) -> list[tuple[Record, Change]]:
-        """All since the last call."""
-        found = changes(self._overlay, self._head)
-        self._head = head(self._overlay)
-        return found
-
-    def kinds(self) -> list[Kind]:
-        return [record.kind for record, _ in self.records()]
-
-    def one(self, kind: Kind) -> Change:
-        """The only record since the last call, of that kind."""
-        found = self.records()
-        assert [record.kind for record, _ in found] == [kind]
-        return found[0][1]
 
 
 @pytest.fixture
@@ -361,6 +316,58 @@ def test_who_wrote_and_in_which_job(watch: Watch, work: Path) -> None:
     who = watch.one(Kind.WRITE).who
     assert who is not None
     assert (who.pid, who.uid, who.job) == (int(done.stdout), OTHER, "4711.batch")
+
+
+def test_a_job_that_begins_by_exec_in_the_process_that_opened_its_output(
+    watch: Watch, work: Path
+) -> None:
+    inner = "exec env SLURM_JOB_ID=9 sh -c 'echo from the job > job'"
+    subprocess.run(["sh", "-c", f"exec > output; echo before; {inner}"], check=True, cwd=work)
+    wrote = {
+        change.path: change.who for record, change in watch.records() if record.kind is Kind.WRITE
+    }
+    before, job = wrote[watch.path("output")], wrote[watch.path("job")]
+    assert before is not None
+    assert job is not None
+    assert before.pid == job.pid
+    assert (before.job, job.job) == ("", "9")
+
+
+def test_who_wrote_is_the_last_opener_whoever_closes(watch: Watch, work: Path) -> None:
+    program = (
+        "import os, threading\n"
+        "def write():\n"
+        "    f = os.open('f', os.O_WRONLY | os.O_CREAT)\n"
+        "    os.write(f, b'x')\n"
+        "    os.close(f)\n"
+        "thread = threading.Thread(target=write)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "os.seteuid(7)\n"
+        "os.chdir('open')\n"
+        "write()\n"
+        "print(os.getpid())\n"
+    )
+    (work / "open").mkdir()
+    (work / "open").chmod(0o777)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, cwd=work, capture_output=True, text=True)
+    who = [change.who for record, change in watch.records() if record.kind is Kind.WRITE]
+    assert [(by.pid, by.uid) for by in who if by] == [(int(done.stdout), 0), (int(done.stdout), 7)]
+    with open(work / "f", "r+b", 0) as first:
+        code = "f = os.open(arg[0], os.O_RDWR)\nprint(os.getpid(), flush=True)\ninput()"
+        command = [sys.executable, "-c", f"import os, sys\narg = sys.argv[1:]\n{code}"]
+        with subprocess.Popen(
+            [*command, str(work / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as later:
+            assert later.stdout is not None
+            pid = int(later.stdout.readline())
+            first.write(b"by the first, told as the last opener's")
+            os.fsync(first.fileno())
+            by = watch.one(Kind.WRITE).who
+            assert by is not None
+            assert by.pid == pid
+            later.communicate(b"\n")
 
 
 def test_a_refused_change_makes_no_record(watch: Watch, work: Path) -> None:

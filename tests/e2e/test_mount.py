@@ -59,7 +59,7 @@ def test_the_reserved_name_is_hidden(mounting: Mounting) -> None:
     mounted = mounting()
     assert os.listdir(mounted.mountpoint) == []
     assert os.listdir(mounted.source) == [".mirrorfs"]
-    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["volume"]
+    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["spare", "volume"]
 
 
 def test_an_incarnation_after_a_clean_one(mounting: Mounting) -> None:
@@ -289,7 +289,7 @@ def test_a_full_journal_disk_fails_no_job_and_is_covered(
     assert kinds(records)[covered:] == ["reconcile", "create", "write", "unmount"]
     body = records[covered].body
     assert isinstance(body, Reconcile)
-    assert body.whole
+    assert (body.path, body.whole) == (b"", False)
     assert "No space left" in body.reason
 
 

@@ -281,13 +281,13 @@ def test_rewinding_and_seeking(work: Path) -> None:
 # Many at once, and afterwards
 
 
-def test_four_processes_in_one_directory(work: Path) -> None:
+def test_eight_processes_in_one_directory(work: Path) -> None:
     code = """
 import random
 rng = random.Random(arg[1])
 os.chdir(arg[0])
 names = [str(n) for n in range(6)]
-for _ in range(800):
+for _ in range(500):
     a, b = rng.choice(names), rng.choice(names)
     try:
         match rng.randrange(6):
@@ -302,8 +302,8 @@ for _ in range(800):
         pass
 """
     program = f"import os, sys\narg = sys.argv[1:]\n{code}"
-    running = [subprocess.Popen(["python3", "-c", program, work, str(seed)]) for seed in range(4)]
-    assert [process.wait() for process in running] == [0] * 4
+    running = [subprocess.Popen(["python3", "-c", program, work, str(seed)]) for seed in range(8)]
+    assert [process.wait() for process in running] == [0] * 8
     groups: dict[int, int] = {}
     for name in os.listdir(work):
         status = (work / name).stat()

@@ -115,6 +115,25 @@ def test_a_change_of_owner_ends_set_id_bits(work: Path) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o755, 900)
 
 
+def test_a_change_from_outside_the_group_ends_set_group_id(work: Path) -> None:
+    """... even where the group may not execute it."""
+    for number, (code, groups) in enumerate(
+        (
+            ("os.chown(arg[0], -1, -1) or os.chown(arg[0], os.getuid(), 900)", ()),
+            ("os.chown(arg[0], os.getuid(), 900)", (900,)),
+            ("os.truncate(arg[0], 1)", ()),
+            ("os.truncate(arg[0], 1)", (900,)),
+        )
+    ):
+        file = work / str(number)
+        file.touch()
+        os.chown(file, OTHER, 900)
+        file.chmod(0o2666)
+        done = as_user(code, file, groups=groups)
+        assert done.returncode == 0, done.stderr
+        assert bool(file.stat().st_mode & stat.S_ISGID) is bool(groups), code
+
+
 def test_acls_are_enforced_and_inherited(work: Path, overlay: Mounted) -> None:
     work.chmod(0o700)
     (work / "f").write_text("x")

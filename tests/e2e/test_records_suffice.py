@@ -1,4 +1,8 @@
-"""The records alone give the tree: nothing that jobs do goes unrecorded, or out of order."""
+"""The records alone give the tree: nothing that jobs do goes unrecorded, or out of order.
+
+Eight jobs at a time change one tree by a seed each. Afterwards the records, taken as operations,
+give that tree: once by directory ids and names, once by paths.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ import pytest
 
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.journal.control_client import ControlClient
+from tests.support.campaign import FIRST_SEED, pick
 from tests.support.mounts import ROOT, Mounted
-from tests.support.overlay import head, overlaid
+from tests.support.overlay import head, limited
 from tests.support.told import Standing, Told
 
 pytestmark = pytest.mark.fuse
 
-JOBS = 4
+JOBS = 8
 OPERATIONS = 40
 
 
@@ -27,7 +32,7 @@ def run_jobs(directory: Path, first_seed: int) -> None:
 
     One that stores through a mapping of a file that another one truncates is ended by SIGBUS.
     """
-    program = (sys.executable, "-m", "tests.support.churn")
+    program = (sys.executable, "-m", "tests.support.busy_jobs")
     jobs = [
         subprocess.Popen(
             [*program, directory, str(first_seed + job), str(OPERATIONS)],
@@ -52,20 +57,23 @@ def settle(mounted: Mounted) -> None:
 
 @pytest.mark.parametrize(
     ("options", "rounds"),
-    [((), 12), (("io=threads",), 3), (("inode-cache=1000",), 3)],
-    ids=["as by default", "data in threads", "few objects known"],
+    [((), pick(5, 200)), (("io=threads", "journal-open-files=0.1"), 3), (("inode-cache=1000",), 3)],
+    ids=["as by default", "data in threads, open files often looked at", "little kept"],
 )
 def test_records_of_jobs_that_run_together(
     tmp_path: Path, options: tuple[str, ...], rounds: int
 ) -> None:
-    with overlaid(tmp_path, *options) as mounted:
+    descriptors = 160 if "inode-cache=1000" in options else 20_000
+    with limited(tmp_path, descriptors, *options) as mounted:
         tree = BackingTree.open(bytes(mounted.source), 1)
         told = Told(Standing.of(tree))
         heard = head(mounted)
         for number in range(rounds):
-            run_jobs(mounted.mountpoint, number * JOBS)
+            seed = FIRST_SEED + number * JOBS
+            run_jobs(mounted.mountpoint, seed)
             settle(mounted)
             told.hear(record for record in mounted.records() if record.sequence > heard)
             heard = head(mounted)
-            assert told.differences(Standing.of(tree)) == []
+            assert told.differences(Standing.of(tree)) == [], f"seed {seed}"
+        assert told.pathless < heard / 20
         tree.close()

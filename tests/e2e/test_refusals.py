@@ -206,7 +206,7 @@ def bad_number(s: Setting) -> None:
 
 
 def unknown_choice(s: Setting) -> None:
-    s.options = "writers=many"
+    s.options = "writers=few"
 
 
 def volume_file(text: str) -> Callable[[Setting], None]:
@@ -250,7 +250,7 @@ REFUSALS: list[tuple[Callable[[Setting], None], int, str]] = [
     (corrupt_header, 74, "not a journal segment"),
     (unknown_option, 64, "option 'colour=green': not known"),
     (bad_number, 64, "option 'attr-timeout': long: a number is allowed"),
-    (unknown_choice, 64, "option 'writers': many: one is allowed"),
+    (unknown_choice, 64, "option 'writers': few: one or many is allowed"),
     (volume_file("[volume"), 65, "BASE/volume.toml: not TOML"),
     (volume_file(VALID + 'colour = "green"'), 65, "BASE/volume.toml: volume.colour: not known"),
     (volume_file(VALID), 65, "BASE/volume.toml: volume.source is /s, not BASE/source"),

@@ -21,9 +21,9 @@ import trio
 
 from mirrorfs import engine
 from mirrorfs.backing_tree import BackingTree
-from mirrorfs.degraded import EnduringJournal
+from mirrorfs.degraded import Directories, EnduringJournal
 from mirrorfs.journal.reader import JournalReader
-from mirrorfs.journal.record import Kind
+from mirrorfs.journal.record import Kind, Reconcile
 from mirrorfs.journal.recovery import open_journal
 from mirrorfs.operations import EngineOptions, Operations
 from mirrorfs.volume import VolumeDirectory
@@ -201,7 +201,16 @@ def attempt(base: Path, action: Action, nth: int, how: How) -> bool:
     tree = BackingTree.open(bytes(source), 1)
     volume = VolumeDirectory(tree.root, str(source))
     opened = open_journal(str(base / f"journal-{nth}"), VOLUME, tree.identity(), "node17")
-    journal = EnduringJournal(opened.writer, volume, tree.root_id)
+    where = str(base / f"journal-{nth}")
+    journal = EnduringJournal(opened.writer, volume, tree.root_id, directory=where)
+    doubts: list[str] = []
+    doubt = journal.uncertain
+
+    def uncertain_of(reason: str, directories: Directories | None) -> None:
+        doubts.append(reason)
+        doubt(reason, directories)
+
+    journal.uncertain = uncertain_of  # type: ignore[method-assign]
     failing: Any = NthFails(tree, nth, how)
     told = Told(Standing.of(tree))
     options = EngineOptions(job_variables=())
@@ -213,18 +222,20 @@ def attempt(base: Path, action: Action, nth: int, how: How) -> bool:
         return operations
 
     trio.run(run).finish()
-    uncertain = journal.degraded is not None
+    uncertain = bool(doubts)
+    assert journal.degraded is None
     journal.close("node17")
     with JournalReader(str(base / f"journal-{nth}")) as reader:
         records = [record for batch in reader.read() for record in batch]
     assert records[-1].kind is Kind.UNMOUNT
-    reconciled = Kind.RECONCILE in [record.kind for record in records]
-    assert reconciled == uncertain
-    told.hear(records[:-1])
-    differences = told.differences(Standing.of(tree))
-    if not uncertain:
-        assert differences == [], (nth, failing.calls)
-    elif how == "refused":
+    bodies = [record.body for record in records]
+    compared = {body.directory for body in bodies if isinstance(body, Reconcile)}
+    assert bool(compared) == uncertain
+    assert not any(body.whole for body in bodies if isinstance(body, Reconcile))
+    told.hear(record for record in records[:-1] if record.kind is not Kind.RECONCILE)
+    differences = told.differences(Standing.of(tree), compared)
+    assert differences == [], (nth, failing.calls)
+    if uncertain and how == "refused":
         assert failing.failed not in CHANGES
     volume.close()
     tree.close()

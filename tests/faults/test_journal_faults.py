@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mirrorfs.journal import recovery, writer
+from mirrorfs.journal import compressing, open_segment, recovery, writer
+from mirrorfs.journal.compressing import compress_segment
+from mirrorfs.journal.open_segment import list_segments
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import Change, Kind, SequenceNumber
 from mirrorfs.journal.recovery import open_journal
@@ -21,7 +24,10 @@ from mirrorfs.journal.writer import JournalWriteError, WriterOptions
 from tests.support.records import SOURCE, VOLUME, created
 
 CALLS = frozenset(
-    {"open", "write", "pwrite", "pread", "ftruncate", "fsync", "fdatasync", "replace", "mkdir"}
+    {
+        *("open", "write", "pwrite", "pread", "ftruncate", "fsync", "fdatasync", "replace"),
+        *("mkdir", "unlink", "posix_fadvise"),
+    }
 )
 OPTIONS = WriterOptions(sync="always", segment_bytes_max=600)
 ATTEMPTS = 14
@@ -114,3 +120,45 @@ def test_the_nth_failure(
         assert max(expected) == max(found)
         assert SequenceNumber(max(found)) >= 2 * ATTEMPTS
     assert nth > 40
+
+
+def compress(directory: Path) -> None:
+    """Compress what is sealed, as a running writer does."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        for segment in list_segments(fd)[:-1]:
+            compress_segment(fd, segment, lambda _: None)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+def test_the_nth_failure_of_compressing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, for_ever: bool
+) -> None:
+    """Whatever fails, also for good (as if it had been killed there): every record stays."""
+    whole = tmp_path / "whole"
+    expected = work(whole)
+    nth = 0
+    reached = True
+    while reached:
+        nth += 1
+        directory = tmp_path / str(nth)
+        shutil.copytree(whole, directory)
+        system = NthFails(nth, number, for_ever=for_ever)
+        with monkeypatch.context() as patched:
+            for module in (compressing, open_segment):
+                patched.setattr(module, "os", system)
+            try:
+                compress(directory)
+            except OSError as error:
+                if error.errno != number:
+                    raise
+        reached = system.reached
+        assert read(directory) == expected
+        open_journal(str(directory), VOLUME, SOURCE, "node17", OPTIONS).writer.close()
+        assert not list(directory.glob("*.new"))
+        compress(directory)
+        assert read(directory) == expected
+    assert nth > 15

@@ -64,6 +64,7 @@ class Mirror:
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
+        self.may_go_back = False
         self.fed = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
@@ -137,6 +138,7 @@ class Mirror:
     def drain(self) -> None:
         for thing in list(self.tree.things.values()):
             self.tree.flush(thing)
+        self.tree.resume()
         self.tree.meanwhile = lambda: None
         self.store.crash_in = self.store.fail_in = -1
         for _ in range(4):
@@ -161,7 +163,7 @@ class Mirror:
         """Every place shows something the source had there, not older than what it showed.
 
         While the site has two copies of a directory (one of them about to go), the places in it
-        stand twice, and only the first half can be asked.
+        stand twice, and only the first half can be asked. So it is while it `may_go_back`.
         """
         shown = list(self.site())
         seen = Counter(place for place, _ in shown)
@@ -170,7 +172,8 @@ class Mirror:
                 continue  # it was there before us
             thing = self.tree.things[node.mark.object]
             content = node.data if stat.S_ISREG(thing.mode) else thing.content
-            since = self.shown.get(place, 0) if seen[place] == 1 else 0
+            asked = seen[place] == 1 and not self.may_go_back
+            since = self.shown.get(place, 0) if asked else 0
             at = self.tree.had(place, thing.id, content, since)
             assert at is not None, (
                 f"{place} shows {thing.id.hex()} {content!r}, which was never there since {since}"

@@ -29,6 +29,7 @@ from mirrorfs.journal.record import (
     handle_id,
 )
 from mirrorfs.journal.segment import Incarnation
+from mirrorfs.marks import Marks
 from replicator.schedule import Incarnations
 from replicator.stores.base import Attributes
 from replicator.view import SourceStat
@@ -145,6 +146,7 @@ class ModelTree:
         self.things: dict[ObjectId, Thing] = {}
         self.history: dict[Place, list[tuple[int, ObjectId | None]]] = {}
         self.root_thing = self._make(stat.S_IFDIR | 0o755)
+        self.marks: Marks | None = None
         self.meanwhile: Callable[[], None] = lambda: None
 
     # journal -----------------------------------------------------------------------------------
@@ -162,7 +164,41 @@ class ModelTree:
         body = Change(
             thing.id, places, b"", thing.mode, thing.links, ctime_ns=thing.changed, **more
         )
+        if self.marks is not None:
+            self._mark(kind, body)
+            return
         self._log(kind, body, settled=not thing.dirty)
+
+    def degrade(self, most: int) -> None:
+        """From now on no records: what is changed is marked, with at most so many marks."""
+        self.marks = Marks(self.root_thing.id, self._way, most)
+        for thing in list(self.things.values()):
+            if thing.dirty and thing.places:
+                self.marks.add(thing.places[0].directory, None)
+
+    def _mark(self, kind: Kind, body: Change) -> None:
+        assert self.marks is not None
+        if kind in (Kind.WRITE, Kind.ATTRIBUTES) and not body.links:
+            return  # it has no name, and never gets one again
+        self.marks.change(kind, body)
+        if self.marks.too_many:
+            self.marks.collapse()
+
+    def _way(self, id: ObjectId) -> list[tuple[ObjectId, bytes | None]] | None:
+        thing = self.things[id]
+        if not thing.is_directory or not self.living(thing):
+            return None
+        way = self.ancestors(ModelObject(self, thing))
+        if way is None:
+            return None
+        return [(self.root_thing.id, b""), *((child, name) for _, name, child in way)]
+
+    def resume(self) -> None:
+        """Records again; first of all those that cover what was marked."""
+        if self.marks is not None:
+            for mark in self.marks:
+                self._log(Kind.RECONCILE, Reconcile(mark.directory, mark.whole, None, "marked"))
+            self.marks = None
 
     def incarnations(self) -> Incarnations:
         return Incarnations(self.ended, self.tag)
@@ -171,6 +207,7 @@ class ModelTree:
         """A power cut: the records after `keep` are gone; the next incarnation reconciles."""
         self.records = [pair for pair in self.records if pair[0].sequence <= keep]
         self.restart()
+        self.resume()
         self._log(
             Kind.RECONCILE, Reconcile(self.root_thing.id, whole=True, path=b"", reason="test")
         )
@@ -237,6 +274,8 @@ class ModelTree:
         thing.coming = b"%d" % now
         thing.changed = thing.mtime = now
         thing.dirty = True
+        if self.marks is not None and thing.places:
+            self.marks.add(thing.places[0].directory, None)
 
     def end_write(self, thing: Thing) -> None:
         """The content of the write that was begun, if one was."""

@@ -58,6 +58,29 @@ MOUNTS: Final[Mapping[str, Callable[[Path], contextlib.AbstractContextManager[Pa
 }
 
 
+def fill(disk: Path) -> Path:
+    """Use up all space there; the file that has it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while stream.write(bytes(size)):
+                    pass
+        with contextlib.suppress(OSError):
+            os.fsync(stream.fileno())
+    return filler
+
+
+@contextlib.contextmanager
+def frozen(disk: Path) -> Iterator[None]:
+    """Whoever writes to that file system waits, in a sleep that nothing ends, until it thaws."""
+    subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", disk], check=True)
+
+
 def shut_down(where: Path) -> None:
     """The disk below that ext4 dies: whatever needs it gives EIO."""
     descriptor = os.open(where, os.O_RDONLY)

@@ -52,6 +52,7 @@ class Mounted:
 
     Attributes:
         options: further `-o` options.
+        journal_option: what `journal=` says, if that is not the journal itself.
     """
 
     source: Path
@@ -59,11 +60,12 @@ class Mounted:
     journal: Path
     options: Sequence[str] = ()
     pid: int = 0
+    journal_option: Path | None = None
     _pidfds: list[int] = field(default_factory=list)
 
     def mount(self) -> None:
         """Mount it; the command's line is the error if it refuses."""
-        journal = str(self.journal).replace(",", "\\,")
+        journal = str(self.journal_option or self.journal).replace(",", "\\,")
         options = ",".join((f"journal={journal}", *self.options))
         done = run("mount", self.source, self.mountpoint, "-o", options)
         if done.returncode != 0:

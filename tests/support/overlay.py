@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import Change, Record
-from tests.support.mounts import Mounted, Mounting
+from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting
 
 OTHER = 12345
 """A user id and group id nobody has."""
@@ -34,6 +34,18 @@ def overlaid(base: Path, *options: str, over: bool = False) -> Iterator[Mounted]
         assert not loud, "\n".join(loud)
     finally:
         mounting.clean_up()
+
+
+@contextmanager
+def limited(base: Path, descriptors: int, *options: str) -> Iterator[Mounted]:
+    """A mount whose daemon may open so many files."""
+    with overlaid(base, *options) as overlay:
+        overlay.umount()
+        limit = ("prlimit", f"--nofile={descriptors}:{descriptors}", *MIRRORFS, "mount")
+        said = ",".join((f"journal={overlay.journal}", *options))
+        command = [*limit, str(overlay.source), str(overlay.mountpoint), "-o", said]
+        subprocess.run(command, check=True, cwd=ROOT)
+        yield overlay
 
 
 def head(mounted: Mounted) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from mirrorfs.journal.recovery import open_journal
 from mirrorfs.journal.segment import SourceIdentity
 from mirrorfs.journal.writer import JournalWriter
-from replicator.cursor import write_report
+from replicator.cursor import tell_cursor, write_report
 from replicator.site_state import HeldStep, SiteReport, SiteState, clean_cursor
 from replicator.standing import boot_id
 from tests.support.records import SOURCE, VOLUME
@@ -63,9 +63,10 @@ def report_of(state: SiteState, **fields: Any) -> SiteReport:
 
 
 def put_report(journal: Path, state: SiteState, **fields: Any) -> SiteReport:
-    """Write such a report."""
+    """Write such a report, and tell the journal of the cursor."""
     report = report_of(state, **fields)
     write_report(str(journal), report)
+    tell_cursor(str(journal), state, report.started_ns)
     return report
 
 

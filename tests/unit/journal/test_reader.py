@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from mirrorfs.journal.open_segment import SegmentName
 from mirrorfs.journal.reader import (
     JournalReader,
     NoJournalError,
     RecordsGoneError,
-    SegmentName,
-    Unknown,
 )
 from mirrorfs.journal.record import Kind, SequenceNumber, Tag
 from mirrorfs.journal.recovery import open_journal
 from mirrorfs.journal.segment import CorruptionError, encode_header, segment_name
+from mirrorfs.journal.site_cursor import Unknown
 from mirrorfs.journal.writer import JournalWriter, WriterOptions
 from tests.support.records import JOURNAL, SOURCE, VOLUME, created, frames, header, random_bytes
 

@@ -116,7 +116,7 @@ def _header_with(body: bytes, version: int = 1, flags: int = 0) -> bytes:
         (b"not a segment at all", "not a journal segment"),
         (b"sho", "not a journal segment"),
         (_header_with(b"", version=2), "format version 2"),
-        (_header_with(b"", flags=1), "flags 0x1"),
+        (_header_with(b"", flags=4), "flags 0x4"),
         (_header_with(bytes(HEADER_BYTES_MAX + 1)), "header of 1048577 bytes"),
         (_header_with(b"\x90"), "bad header"),
     ],

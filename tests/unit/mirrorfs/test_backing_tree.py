@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfs import callers
-from mirrorfs.backing_tree import BackingTree, truncates, wants_write
-from mirrorfs.callers import ActingAs, Jobs
-from mirrorfs.errors import UnusableError
+from mirrorfs.backing_tree import BackingTree, granularity_ns, truncates, wants_write
+from mirrorfs.callers import ActingAs
+from mirrorfs.errors import UnusableError, errno_of
 from mirrorfs.inodes import Node
-from mirrorfs.journal.record import Who
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
 
@@ -58,6 +56,45 @@ def test_identity(tree: BackingTree, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [".mirrorfs"]
     assert os.listdir(tmp_path / ".mirrorfs") == []
     assert tree.identity() == identity
+
+
+@pytest.mark.parametrize(("inode_bytes", "whole_seconds"), [(128, True), (256, False)])
+def test_a_source_with_times_in_whole_seconds(
+    tmp_path: Path, inode_bytes: int, whole_seconds: bool
+) -> None:
+    image, mounted = tmp_path / "image", tmp_path / "mounted"
+    mounted.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    making = ("mkfs.ext4", "-q", "-F", "-I", str(inode_bytes), image)
+    subprocess.run(making, check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    try:
+        tree = BackingTree.open(bytes(mounted), 1)
+        granularity = tree.identity().ctime_granularity_ns
+        tree.close()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert granularity == 2_000_000_000 if whole_seconds else granularity <= 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("tick", "step", "here", "elsewhere"),
+    [
+        (1, 100_001, 0, 0),
+        (4, 4_000_001, 10_000_000, 2_000_000_000),
+        (1, 4_000_001, 10_000_000, 2_000_000_000),  # one change takes as long as a tick
+        (1, 1_000_000_000, 2_000_000_000, 2_000_000_000),
+        (100, 1_000_000_000, 2_000_000_000, 2_000_000_000),
+    ],
+    ids=["fine", "ticks", "ticks, slow disk", "seconds, slow disk", "seconds"],
+)
+def test_granularity_by_the_times_of_changes(
+    tick: int, step: int, here: int, elsewhere: int
+) -> None:
+    times = [at // tick * step for at in range(100, 148)]
+    assert granularity_ns(times, local=True) == here
+    assert granularity_ns(times, local=False) == elsewhere
 
 
 def test_ids_outlive_names_and_die_with_the_object(tree: BackingTree, tmp_path: Path) -> None:
@@ -132,17 +169,117 @@ def test_few_descriptors_serve_many_objects(tree: BackingTree, tmp_path: Path) -
     objects.close()
 
 
-def test_descriptors_that_are_needed_stay(tree: BackingTree, tmp_path: Path) -> None:
+def _opened(objects: Objects, tree: BackingTree, name: str, flags: int) -> int:
+    """A file that some job has open."""
+    node, _ = objects.look(objects.table.root, os.fsencode(name))
+    node.lookups += 1
+    objects.room()
+    where = objects.descriptor(node)
+    objects.identity(node)
+    return objects.opened(node, flags, tree.open_file(where, flags), 0)
+
+
+def _read(objects: Objects, tree: BackingTree, number: int) -> bytes:
+    return tree.read(objects.file(objects.files[number]), 100, 0)
+
+
+def test_more_open_files_than_descriptors(tree: BackingTree, tmp_path: Path) -> None:
     objects = Objects(tree, descriptors_max=64)
-    for number in range(200):
-        (tmp_path / str(number)).touch()
-        node, _ = objects.look(objects.table.root, b"%d" % number)
-        node.lookups += 1
-        objects.descriptor(node)
-        objects.handle_opened(node)
-    assert all(node.descriptor >= 0 for node in objects.table.nodes.values())
-    for node in list(objects.table.nodes.values())[1:]:
-        objects.handle_closed(node)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(300):
+        (tmp_path / str(number)).write_text(f"content {number}")
+    numbers = [_opened(objects, tree, str(at), os.O_RDWR) for at in range(300)]
+    assert len(os.listdir("/proc/self/fd")) - before <= 64 + 16
+    for at in (0, 150, 299):
+        (tmp_path / str(at)).rename(tmp_path / f"moved{at}")  # the handle knows no name
+    for at, number in enumerate(numbers):
+        assert _read(objects, tree, number) == b"content %d" % at
+        assert tree.write(objects.file(objects.files[number]), b"changed", 0) == 7
+    assert len(os.listdir("/proc/self/fd")) - before <= 64 + 16
+    assert (tmp_path / "7").read_text() == "changed 7"
+    for number in numbers:
+        objects.closed(number)
+    assert len(objects.files) == 0
+    objects.close()
+
+
+def test_opening_again_does_not_empty_a_file(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    (tmp_path / "f").touch()
+    number = _opened(objects, tree, "f", os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_EXCL)
+    (tmp_path / "f").write_text("written")
+    objects.files.close_coldest(1, None)
+    assert objects.files[number].descriptor < 0
+    assert _read(objects, tree, number) == b"written"
+    objects.close()
+
+
+def test_descriptors_in_use_stay_open(tree: BackingTree, tmp_path: Path) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    one, two = (objects.files[_opened(objects, tree, name, os.O_RDONLY)] for name in "ab")
+    one.busy = 1  # a system call in another thread
+    objects.files.close_coldest(2, two)
+    assert min(one.descriptor, two.descriptor) >= 0
+    one.busy = 0
+    objects.files.close_coldest(2, two)
+    assert one.descriptor < 0 <= two.descriptor
+    objects.close()
+
+
+def test_an_error_of_closing_is_kept(
+    tree: BackingTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(tree, descriptors_max=64)
+    (tmp_path / "f").touch()
+    handle = objects.files[_opened(objects, tree, "f", os.O_RDWR)]
+
+    def close(descriptor: int) -> None:
+        os.close(descriptor)
+        raise OSError(errno.EDQUOT, "quota")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tree, "close_descriptor", close)
+        objects.files.close_coldest(1, None)
+    assert handle.error is not None
+    assert handle.error.errno == errno.EDQUOT
+    objects.close()
+
+
+def test_only_nameless_open_files_need_a_descriptor_each(tree: BackingTree, tmp_path: Path) -> None:
+    """... and when those alone fill the room, nothing more is opened."""
+    objects = Objects(tree, descriptors_max=64)
+    before = len(os.listdir("/proc/self/fd"))
+    numbers: list[int] = []
+
+    def open_and_remove() -> None:
+        (tmp_path / "x").write_text(str(len(numbers)))
+        number = _opened(objects, tree, "x", os.O_RDWR)
+        tree.remove(tree.root, b"x")
+        objects.files[number].node.removed = True
+        objects.unbind(objects.table.root, b"x")
+        numbers.append(number)
+
+    for _ in range(50):
+        open_and_remove()
+    for at, number in enumerate(numbers):
+        assert _read(objects, tree, number) == b"%d" % at
+    refused = 0
+    while not refused:
+        try:
+            open_and_remove()
+        except OSError as error:
+            refused = errno_of(error)
+    assert refused == errno.ENFILE
+    assert 64 <= len(numbers) < 70
+    assert len(os.listdir("/proc/self/fd")) - before <= 64 + 16
+    for at, number in enumerate(numbers):
+        assert _read(objects, tree, number) == b"%d" % at
+        node = objects.files[number].node
+        objects.closed(number)
+        objects.forget(node.number, 1)
+    open_and_remove()
     objects.close()
 
 
@@ -207,33 +344,3 @@ def test_acting_as_somebody_else(tree: BackingTree, tmp_path: Path) -> None:
     tree.make_directory(tree.root, b"d", 0o755, ActingAs(0, 0))
     status = (tmp_path / "d").stat()
     assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
-
-
-def test_jobs_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = Jobs(("NO_SUCH_VARIABLE", "PATH"))
-    assert jobs.who(os.getpid(), 5) == Who(os.getpid(), 5, os.environ["PATH"])
-    assert jobs.who(os.getpid(), 6) == Who(os.getpid(), 6, os.environ["PATH"])
-    assert jobs.who(0, 5) == Who(0, 5, "")
-    monkeypatch.setattr(callers, "_CACHED_MAX", 1)
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"A": "PATH=no"}) as other:
-        assert jobs.who(other.pid, 0).job == ""
-        other.communicate()
-    assert jobs.who(os.getpid(), 5).job == os.environ["PATH"]
-    jobs.close()
-
-
-def test_a_process_that_ended_is_not_its_successor() -> None:
-    jobs = Jobs(("JOB",))
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"JOB": "7"}) as process:
-        while jobs.who(process.pid, 0).job != "7":  # it is another program until its exec
-            jobs.close()
-        process.communicate()
-    assert jobs.who(process.pid, 0).job == ""
-    jobs.close()
-
-
-def test_groups_of_processes() -> None:
-    assert not callers.in_group(0, 0)
-    assert callers.in_group(os.getpid(), 987654) is (987654 in os.getgroups())
-    for group in os.getgroups():
-        assert callers.in_group(os.getpid(), group)

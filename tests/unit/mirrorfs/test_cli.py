@@ -51,6 +51,7 @@ COMMANDS = [
     ["journal", "ls"],
     ["journal", "cat"],
     ["journal", "verify"],
+    ["journal", "export"],
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ name = "prod"
 source = "/srv/data"
 journal = "/var/lib/mirrorfs/prod"
 """
+
+
+MANY = "journal=/j,writers=many,locks=local"
 
 
 def volume(*options: str, source: str | None = "/s", mountpoint: str | None = "/m") -> Volume:
@@ -39,7 +43,8 @@ def test_what_mount_passes_along_is_ignored() -> None:
     [
         *("user", "user=alice", "users", "owner", "group", "comment=a word", "X-mount.mkdir"),
         *("auto", "noauto", "suid", "exec", "dev", "async", "atime", "relatime", "diratime"),
-        *("allow_other", "default_permissions", "user_id=0", "group_id=0"),
+        *("allow_other", "default_permissions", "nonempty", "user_id=0", "group_id=0"),
+        "max_read=131072",
     ],
 )
 def test_what_fstab_may_have_is_taken(option: str) -> None:
@@ -83,8 +88,41 @@ def test_options_that_change_in_a_remount(tmp_path: Path) -> None:
     assert changed_option(now, read_options([f"volume={file}"])) == "attr-timeout is 3600.0"
 
 
+def test_several_writers() -> None:
+    made = volume(f"{MANY},node=n1")
+    assert (made.attr_timeout, made.journal_directory) == (1.0, "/j/n1")
+    assert volume(f"{MANY},node=n1,attr-timeout=0.5").attr_timeout == 0.5
+    host = os.uname().nodename
+    assert volume(MANY).journal_directory == f"/j/{host}"
+    assert (volume("journal=/j").node, volume("journal=/j").journal_directory) == (host, "/j")
+
+
+def test_several_writers_in_a_file(tmp_path: Path) -> None:
+    """What the file leaves open, an option may say."""
+    text = VALID + 'writers = "many"\n'
+    made = volume(in_file(tmp_path, text), "locks=local", source=None, mountpoint=None)
+    assert (made.writers, made.attr_timeout) == ("many", 1.0)
+    with pytest.raises(UsageError, match="does not forward locks"):
+        volume(in_file(tmp_path, text), source=None, mountpoint=None)
+
+
 def test_a_comma_in_a_value() -> None:
     assert volume(r"journal=/a\,b,io=threads").journal == "/a,b"
+
+
+def test_numbers_with_units(tmp_path: Path) -> None:
+    words = "journal-keep=14d,journal-detached-keep=36h,journal-segment-age=90,"
+    made = volume(f"journal=/j,{words}journal-detached-bytes=2T,journal-segment-bytes=16M")
+    assert (made.journal_keep, made.journal_detached_keep) == (14 * 86400, 36 * 3600)
+    assert (made.journal_segment_age, made.journal_detached_bytes) == (90, 2 << 40)
+    assert made.journal_segment_bytes == 16 << 20
+    file = in_file(
+        tmp_path,
+        '[volume]\nname="n"\nsource="/s"\njournal="/j"\n'
+        'journal_keep = "2d"\njournal-detached-bytes = "1G"\n',
+    )
+    made = read_volume(None, None, read_options([file]))
+    assert (made.journal_keep, made.journal_detached_bytes) == (2 * 86400, 1 << 30)
 
 
 def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,19 +135,37 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("options", "says"),
     [
         ("colour=green", "option 'colour=green': not known here"),
-        ("journal", "option 'journal': not known here"),
-        ("journal=", "option 'journal=': not known here"),
-        ("ro=1", "option 'ro=1': not known here"),
-        ("source=/x", "option 'source=/x': not known here"),
+        ("journal", "option 'journal': not known here: journal=VALUE is allowed"),
+        ("journal=", "option 'journal=': not known here: journal=VALUE is allowed"),
+        ("ro=1", "option 'ro=1': not known here: ro has no value"),
+        ("jornal=/x", "option 'jornal=/x': not known here: the nearest is journal=VALUE;"),
+        ("atribute-timeout=1", "the nearest is attr-timeout=VALUE; 'mirrorfs mount --help' shows"),
+        ("noattime", "the nearest is noatime;"),
+        ("auto_unmount", "option 'auto_unmount': not possible here: after a crash it would show"),
+        ("allow_root", "option 'allow_root': not possible here: all users may use the mount"),
         ("journal=/j,subtype=a b", "option 'subtype': a b: 1 to 64 letters, digits"),
         ("journal=/j,fsname=a\nb", "option 'fsname': printable characters are allowed"),
         ("journal=/j,attr_timeout=x", "option 'attr-timeout': x: a number is allowed"),
         ("journal=/j,attr_timeout=nan", "option 'attr-timeout': from 0 to 86400 is allowed"),
         ("journal=/j,attr_timeout=-1", "option 'attr-timeout': from 0 to 86400 is allowed"),
         ("journal=/j,journal_segment_bytes=1.5", "1.5: a number is allowed"),
+        ("journal=/j,journal_keep=7y", "7y: a number is allowed, or one with s m h d"),
+        (
+            "journal=/j,journal_detached_bytes=1.5G",
+            "1.5G: a number is allowed, or one with K M G T",
+        ),
+        ("journal=/j,journal_keep=-1", "option 'journal-keep': from 0 to"),
+        ("journal=/j,journal_compression=gz", "gz: zstd or none is allowed"),
         ("journal=/j,journal_sync=often", "option 'journal-sync': often: group or always is"),
         ("journal=/j,io=both", "option 'io': both: inline or threads is allowed"),
-        ("journal=/j,writers=many", "option 'writers': many: one is allowed"),
+        ("journal=/j,writers=few", "option 'writers': few: one or many is allowed"),
+        ("journal=/j,writers=many", "option 'writers': many: this engine does not forward locks"),
+        ("journal=/j,locks=source", "option 'locks': source: local is allowed"),
+        (f"{MANY},attr_timeout=2", "option 'attr-timeout': with writers=many 1 at most"),
+        (f"{MANY},guard=on", "option 'guard': on: with writers=many off is allowed"),
+        ("journal=/j,guard=yes", "option 'guard': yes: on or off is allowed"),
+        ("journal=/j,node=../x", "option 'node': ../x: 1 to 64 letters, digits"),
+        ("journal=/j,node=.", "option 'node': .: 1 to 64 letters, digits"),
         ("", "option 'journal': missing"),
     ],
 )
@@ -152,6 +208,7 @@ def test_a_volume_file(tmp_path: Path) -> None:
         journal_sync="always",
         attr_timeout=10,
         job_variables=("X",),
+        node=os.uname().nodename,
     )
 
 

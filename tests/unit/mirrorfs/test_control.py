@@ -46,6 +46,7 @@ class SampleVolume:
         self.root = root
         self.appended: list[tuple[Kind, Body]] = []
         self.full = False
+        self.kernel_options: tuple[str, ...] = ()
         self.failure: Exception | None = None
 
     def header(self) -> Header:
@@ -53,6 +54,9 @@ class SampleVolume:
 
     def open_root(self) -> int:
         return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+
+    def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        self.kernel_options = kernel_options
 
     def directory_id(self, path: bytes) -> ObjectId:
         if path == b"missing":

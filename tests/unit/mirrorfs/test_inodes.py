@@ -164,8 +164,9 @@ def test_exchanging() -> None:
 def test_cold_descriptors_are_found_twice_as_late_when_used() -> None:
     table = InodeTable(2)
     nodes = [_file(table, table.root, b"%d" % number, number) for number in range(10, 16)]
-    nodes[0].handles = 1
-    table.unbind(table.root, nodes[1].name)
+    nodes[0].handles = nodes[2].handles = 1
+    for nameless in nodes[:2]:
+        table.unbind(table.root, nameless.name)
     nodes[3].referenced = False
     assert coldest(nodes, 2) == [nodes[3], nodes[2]]
     assert not nodes[5].referenced

@@ -52,16 +52,36 @@ def test_one_lock(tmp_path: Path, root: int) -> None:
     second.close()
 
 
-def test_mark(tmp_path: Path, root: int) -> None:
+def test_marks(tmp_path: Path, root: int) -> None:
     volume = VolumeDirectory(root, str(tmp_path))
-    assert not volume.degraded()
-    volume.set_degraded("why")
-    assert volume.degraded()
-    assert (tmp_path / ".mirrorfs" / "degraded").read_text() == "why\n"
-    volume.clear_degraded()
-    volume.clear_degraded()
-    assert not volume.degraded()
-    assert os.listdir(tmp_path / ".mirrorfs") == []
+    file = tmp_path / ".mirrorfs" / "degraded"
+    assert volume.read_marks() is None
+    volume.prepare_marks()
+    spare = (tmp_path / ".mirrorfs" / "spare").stat()
+    assert spare.st_blocks * 512 >= 64 << 10
+    volume.begin_marks(b"one\n")
+    volume.append_marks(b"two\n")
+    assert file.stat().st_ino == spare.st_ino, "in the space that was kept"
+    assert file.read_bytes().rstrip(b"\0") == b"one\ntwo\n"
+    volume.begin_marks(b"anew\n")
+    assert file.read_bytes() == b"anew\n"
+    volume.overwrite_marks(b"ANE")
+    assert volume.read_marks() == b"ANEw\n"
+    volume.clear_marks()
+    volume.clear_marks()
+    assert volume.read_marks() is None
+    assert not volume.marks_begun
+    with pytest.raises(OSError, match="Bad file"):
+        volume.overwrite_marks(b"nothing to write over")
+    assert os.listdir(tmp_path / ".mirrorfs") == ["spare"]
+    volume.close()
+
+
+def test_marks_that_cannot_be_read(tmp_path: Path, root: int) -> None:
+    volume = VolumeDirectory(root, str(tmp_path))
+    (tmp_path / ".mirrorfs" / "degraded").mkdir()
+    with pytest.raises(UnusableError, match=r"/\.mirrorfs/degraded: Is a directory"):
+        volume.read_marks()
     volume.close()
 
 

@@ -26,13 +26,16 @@ def run(
     tails: bool = False,
     faults: bool = False,
     initial: bool = False,
+    degrades: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
-    `initial`: the source has something already that no record speaks of.
+    `initial`: the source has something already that no record speaks of. `degrades`: now and then
+    there are no records for a while, and what was marked is compared afterwards.
     """
     random = Random(seed)
     mirror = Mirror(random)
+    mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
@@ -50,6 +53,7 @@ def run(
 
     mirror.tree.meanwhile = meanwhile
     for _ in range(random.randint(5, 40)):
+        degrade(mirror, random, degrades=degrades)
         for _ in range(random.randint(1, 6)):
             change()
         if random.random() < 0.6:
@@ -62,6 +66,22 @@ def run(
         interrupt(mirror, random, crashes=crashes, tails=tails)
     mirror.drain()
     return mirror
+
+
+def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
+    """The journal's disk is full from now on, or no more, or mirrorfs is killed meanwhile."""
+    tree = mirror.tree
+    if not degrades:
+        return
+    if tree.marks is None:
+        if random.random() < 0.2:
+            tree.degrade(random.choice([2, 4, 8192]))
+    elif random.random() < 0.3:
+        tree.resume()
+    elif random.random() < 0.1:
+        tree.restart()
+        tree.resume()
+        mirror.crash()
 
 
 def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
@@ -99,3 +119,17 @@ def test_ends_equal_and_shows_nothing_strange(
 ) -> None:
     for seed in range(block * SEEDS, block * SEEDS + SEEDS):
         assert_equal(run(seed, crashes=crashes, tails=tails, initial=initial), seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
+@pytest.mark.parametrize("block", range(2))
+def test_what_changed_without_records_is_found_at_the_marks(
+    block: int, crashes: bool, initial: bool
+) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
+            degrades=True,
+        )  # fmt: skip
+        assert_equal(mirror, seed)

@@ -16,8 +16,10 @@ from rich.console import Console
 
 from mirrorfs.journal.reader import NoJournalError
 from mirrorfs.journal.record import Checkpoint, Kind
+from mirrorfs.journal.site_files import cursor_path, write_cursor
 from mirrorfs.journal.writer import JournalWriter
 from replicator.config import RunSettings, SiteSettings
+from replicator.cursor import cursor_of
 from replicator.status import StatusReader
 from replicator.status_report import SiteStatus, VolumeReport, encode_status
 from replicator.status_text import render
@@ -299,3 +301,23 @@ def test_the_command(journal: Path, writer: JournalWriter) -> None:
     found = subprocess.run([*command, "--json"], cwd=root, capture_output=True, text=True)
     assert found.returncode == 1
     assert json.loads(found.stdout)["sites"][0]["site"] == "backup"
+
+
+def test_a_cursor_that_the_journal_does_not_have(journal: Path, writer: JournalWriter) -> None:
+    put_report(journal, state_of(writer))
+    os.unlink(cursor_path(str(journal), "backup"))
+    report = status(journal)
+    assert site(report).attached is None
+    told = "its cursor is missing: there is a report only: the journal keeps everything"
+    assert said(report) == [f"site backup: {told}"]
+
+
+def test_a_detached_site(journal: Path, writer: JournalWriter) -> None:
+    state = state_of(writer)
+    put_report(journal, state, phase="stopped")
+    write_cursor(str(journal), cursor_of(state, "detached", SECOND_NS), durable=False)
+    report = status(journal)
+    assert (site(report).attached, site(report).attachment_since) == (False, "1970-01-01T00:00:01Z")
+    assert said(report) == []
+    assert "detached  since 1970-01-01T00:00:01Z" in text(report)
+    assert "kept      " in text(report)

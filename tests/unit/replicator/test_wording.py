@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.wording import count, escaped, lag, moment, span
+from replicator.wording import count, escaped, lag, moment, size, span
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,19 @@ def test_moments() -> None:
     assert moment(0) == "never"
     assert moment(1_700_000_000_999_999_999) == "2023-11-14T22:13:20Z"
     assert moment(10**30) == f"{10**30} ns"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1,023 bytes"),
+        (1024, "1.0 KiB"),
+        ((1 << 20) - 1, "1,024.0 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (1 << 65, "32,768.0 PiB"),
+    ],
+)
+def test_sizes(number: int, text: str) -> None:
+    assert size(number) == text

@@ -82,11 +82,13 @@ def test_remount_is_told() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("bogus", "option 'bogus': not known here: missing-when-degraded=, "),
+        ("emulatte=off", "option 'emulatte=off': not known here: the nearest is emulate=VALUE;"),
+        ("auto_unmount", "option 'auto_unmount': not possible here: after a crash jobs would"),
+        ("allow_root", "option 'allow_root': not possible here: there is allow_other"),
         ("bogus=1", "option 'bogus=1': not known here"),
-        ("uid", "option 'uid': not known here"),
+        ("uid", "option 'uid': not known here: uid=VALUE is allowed"),
         ("uid=", "option 'uid=': not known here"),
-        ("ro=1", "option 'ro=1': not known here"),
+        ("ro=1", "option 'ro=1': not known here: ro has no value"),
         ("uid=x", "option 'uid': x: a number is allowed"),
         ("uid=-1", "option 'uid': -1: from 0 to "),
         ("attr-timeout=nan", "option 'attr-timeout': nan: from 0 to 3600 is allowed"),
