@@ -65,6 +65,10 @@ def decode_slot(data: bytes) -> Slot | None:
     return Slot(object_id, since_ns, bool(flags & _WHOLE), bool(flags & _OBJECT))
 
 
+class FullError(Exception):
+    """There is no slot for one more directory: `collapse`."""
+
+
 class Entry:
     """One directory that is being changed, or one file without a known name.
 
@@ -127,22 +131,18 @@ class Activity:
         """More than half of the slots are taken: entries should leave."""
         return len(self._entries) > self._slots // 2
 
-    @property
-    def full(self) -> bool:
-        """What is left is kept for collapsing."""
-        return len(self._free) <= KEPT_FOR_WHOLE
-
     # -- touching --------------------------------------------------------------------------------
 
     def touch(self, node: Node, object_id: ObjectId, now_ns: int) -> Entry:
         """The entry on which a change in that directory relies: `reliable` before it is made.
 
-        `now_ns`: a time of the source's file system that is surely past. Not while `full`.
+        `now_ns`: a time of the source's file system that is surely past. FullError.
         """
         entry = node.activity
         if entry is None or not entry.live:
             entry = self._entries.get(object_id) or self._whole_above(node)
             if entry is None:
+                self._check_room()
                 entry = self._add(Slot(object_id, now_ns, whole=False, is_object=False), node)
             elif entry.says.object == object_id:
                 entry.node = node
@@ -152,16 +152,17 @@ class Activity:
 
     def born(self, node: Node, object_id: ObjectId, now_ns: int) -> None:
         """A directory was made, in one with a reliable entry. What is changed in it need not wait:
-        recovery reaches it from there until its own entry is durable. Not while `full`."""
+        recovery reaches it from there until its own entry is durable. FullError."""
         above = None if node.parent is None else node.parent.activity
         entry = self.touch(node, object_id, now_ns)
         if not entry.durable and entry.says.object == object_id:
             entry.cover = above
 
     def touch_object(self, node: Node, object_id: ObjectId, now_ns: int) -> Entry:
-        """The same for the content of a file of which no name is known."""
+        """The same for a file of which no name is known. FullError."""
         entry = self._entries.get(object_id)
         if entry is None:
+            self._check_room()
             entry = self._add(Slot(object_id, now_ns, whole=False, is_object=True), node)
         entry.touched = self.turn
         node.activity = entry
@@ -171,6 +172,10 @@ class Activity:
         """Take over an entry of the mount before this one: its changes may not be durable yet."""
         if slot.object not in self._entries and self._free:
             self._add(slot, None)
+
+    def _check_room(self) -> None:
+        if len(self._free) <= KEPT_FOR_WHOLE:
+            raise FullError
 
     def _add(self, says: Slot, node: Node | None) -> Entry:
         entry = Entry(self._free.popleft(), says, node, self.turn)
@@ -220,7 +225,7 @@ class Activity:
     # -- collapsing ------------------------------------------------------------------------------
 
     def collapse(self) -> Entry:
-        """When `full`: one entry for the lowest directory that half of them are below.
+        """When there is no room: one entry for the lowest directory that half of them are below.
 
         They leave when that one is durable (`absorb`).
         """

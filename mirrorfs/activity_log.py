@@ -8,17 +8,30 @@ not touched since leave. Decides nothing about what is recorded.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import struct
+import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import trio
 import xxhash
 
-from mirrorfs.activity import SLOT_BYTES, SLOTS, Activity, Entry, Slot, decode_slot, encode_slot
+from mirrorfs.activity import (
+    SLOT_BYTES,
+    SLOTS,
+    Activity,
+    Entry,
+    FullError,
+    Slot,
+    decode_slot,
+    encode_slot,
+)
+from mirrorfs.inodes import Node
+from mirrorfs.journal.record import ObjectId
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +39,7 @@ FILE_NAME: Final = "activity"
 SWEEP_SECONDS: Final = 10.0
 _GATHER_SECONDS: Final = 0.02
 _AGAIN_SECONDS: Final = 1.0
+_MARGIN_NS: Final = 2_000_000_000
 _MAGIC: Final = b"\x89MFSA\r\n\x1a"
 _NEW: Final = FILE_NAME + ".new"
 _HEADER: Final = struct.Struct("<8sHHI16sQQ36s")
@@ -83,6 +97,7 @@ class ActivityLog:
     Attributes:
         activity: the entries.
         failure: why the disk does not take them; None while it does.
+        on_sweep: touches what is still without a record; whoever serves requests sets it.
     """
 
     def __init__(
@@ -91,17 +106,19 @@ class ActivityLog:
         header: Header,
         activity: Activity,
         make_durable: Callable[[], bool],
-        on_sweep: Callable[[], None],
+        ahead_ns: int = 0,
     ) -> None:
         """Make the file anew, with the entries there are, durably. OSError.
 
         `make_durable`: in another thread, the journal and then the source; False if one of them
-        could not be. `on_sweep`: touch what is still without a record.
+        could not be. `ahead_ns`: the clock of the source's file system, less that of this host.
         """
         self.activity = activity
         self.failure: OSError | None = None
         self._make_durable = make_durable
-        self._on_sweep = on_sweep
+        self.on_sweep: Callable[[], None] = lambda: None
+        self._ahead_ns = ahead_ns
+        self._collapsing: Entry | None = None
         self._begun = self._ended = 0
         self._wanted = trio.Event()
         self._urgent = trio.Event()
@@ -125,6 +142,31 @@ class ActivityLog:
     def close(self) -> None:
         """Let go of the file; what is in it stays."""
         os.close(self._fd)
+
+    def touch(self, node: Node, object_id: ObjectId, *, is_object: bool = False) -> bool:
+        """May something be changed in that directory (or in that file, if none is known)? If not
+        yet, wait until it is `durable`, and ask again."""
+        now_ns = time.time_ns() + self._ahead_ns - _MARGIN_NS
+        try:
+            if is_object:
+                return self.activity.touch_object(node, object_id, now_ns).reliable
+            return self.activity.touch(node, object_id, now_ns).reliable
+        except FullError:
+            self._collapsing = self.activity.collapse()
+            return False
+
+    def born(self, node: Node, object_id: ObjectId) -> None:
+        """A directory was made; see Activity."""
+        with contextlib.suppress(FullError):
+            self.activity.born(node, object_id, time.time_ns() + self._ahead_ns - _MARGIN_NS)
+            self.nudge()
+
+    def may_move(self, node: Node, object_id: ObjectId) -> bool:
+        """May that directory be renamed? As `touch`, and after it."""
+        if not self.activity.settled:
+            return False
+        own = self.activity.leaving(node, object_id)
+        return own is None or own.reliable
 
     def nudge(self) -> None:
         """Something is to be written; nobody waits for it."""
@@ -165,6 +207,9 @@ class ActivityLog:
             self.failure = error
         else:
             self.activity.written(batch)
+            whole, self._collapsing = self._collapsing, None
+            if whole is not None and whole.durable:
+                self.activity.absorb(whole)
             if self.failure is not None:
                 _log.warning("activity: can be written again")
             self.failure = None
@@ -193,6 +238,6 @@ class ActivityLog:
         """Have everything changed until now durable; entries not touched since leave."""
         self.activity.turn += 1
         turn = self.activity.turn
-        self._on_sweep()
+        self.on_sweep()
         if await trio.to_thread.run_sync(self._make_durable) and self.activity.sweep(turn):
             self.nudge()

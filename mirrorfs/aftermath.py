@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from mirrorfs.activity import Slot
 from mirrorfs.backing_tree import BackingTree
+from mirrorfs.capture import RESERVED
 from mirrorfs.journal.record import ObjectId
 
 DIRECTORIES_MAX: Final = 10_000
@@ -66,21 +67,26 @@ def _of(tree: BackingTree, slot: Slot) -> list[Doubt]:
             found[object_id] = Doubt(object_id, path)
             if len(found) > DIRECTORIES_MAX:
                 return [found[slot.object]._replace(whole=True)]
-            changed = _changed_below(tree, descriptor, slot.since_ns)
+            hidden = RESERVED if path == b"" else b""
+            changed = _changed_below(tree, descriptor, slot.since_ns, hidden)
             todo += [each for each in changed if each not in found]
         finally:
             tree.close_descriptor(descriptor)
     return list(found.values())
 
 
-def _changed_below(tree: BackingTree, descriptor: int, since_ns: int) -> list[ObjectId]:
-    """Directories in that one whose change time is not older."""
+def _changed_below(
+    tree: BackingTree, descriptor: int, since_ns: int, hidden: bytes
+) -> list[ObjectId]:
+    """Directories in that one whose change time is not older, but for one that jobs do not see."""
     changed = []
     fd = tree.open_directory(descriptor)
     try:
         with os.scandir(fd) as entries:
             names = [os.fsencode(e.name) for e in entries if e.is_dir(follow_symlinks=False)]
         for name in names:
+            if name == hidden:
+                continue
             try:
                 attributes = tree.attributes_at(fd, name)
                 if (

@@ -266,6 +266,13 @@ class EnduringJournal:
         self._abandoned = True
         self._possible.set()
 
+    def distrust(self) -> None:
+        """The activity log cannot be kept: the next mount must not go by it."""
+        try:
+            self._volume.distrust_activity()
+        except OSError as error:
+            _log.error("activity: the source cannot be marked either: %s", error.strerror)
+
     def touching(self, directories: Directories | None) -> None:
         """These are about to be changed without a record (None: nobody knows which)."""
         if directories is None:

@@ -26,7 +26,17 @@ import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
+from mirrorfs import (
+    background,
+    checks,
+    control,
+    lookback,
+    mountinfo,
+    notify,
+    predecessor,
+    request_loop,
+)
+from mirrorfs.activity_log import ActivityLog
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume, node_name
 from mirrorfs.degraded import EnduringJournal
@@ -49,6 +59,7 @@ from mirrorfs.journal.recovery import (
 from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
+from mirrorfs.lookback import Left
 from mirrorfs.marks import Mark, Noted, decode
 from mirrorfs.operations import EngineOptions, Operations
 from mirrorfs.reserve import Reserve
@@ -59,8 +70,6 @@ from mirrorfs.volume import RESERVED, VolumeDirectory
 _log = logging.getLogger(__name__)
 
 LOG_NAME: Final = "mirrorfs.log"
-_UNCLEAN = "mirrorfs stopped without unmounting"
-_OTHERS = "other nodes may have changed the source"
 _MNT_DETACH = 2
 _TASKS_MAX = 99
 _TASKS_WAITING_MAX = 4096
@@ -140,9 +149,13 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         if volume.guard == "on":
             guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
             stack.callback(guard.close)
-        _begin(volume, journal, opened, directory)
+        left = _begin(volume, journal, opened, directory, tree)
         try:
             served = _Served(volume, tree, journal, guard)
+            log = _begin_log(volume, journal, directory, tree, served.operations, left)
+            if log is not None:
+                stack.callback(log.close)
+                served.activity = log
             os.umask(0)
             _mount_fuse(volume, served.operations, tree.statistics().f_flag)
         except BaseException:
@@ -225,8 +238,12 @@ def _open_journal(
 
 
 def _begin(
-    volume: Volume, journal: EnduringJournal, opened: Opened, directory: VolumeDirectory
-) -> None:
+    volume: Volume,
+    journal: EnduringJournal,
+    opened: Opened,
+    directory: VolumeDirectory,
+    tree: BackingTree,
+) -> Left:
     """The first records, durable before anything can change through the mount."""
     root = opened.writer.header.source.root
     noted = _noted(directory, root)
@@ -236,9 +253,17 @@ def _begin(
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
     record = Mount(host(), os.getpid(), version(), mountpoint, clean)
-    active = () if opened.clean and not others else (Mark(root, True, b""),)
+    left = lookback.look_back(
+        volume.journal_directory,
+        opened,
+        tree,
+        trusted=directory.trusts_activity(),
+        others=others,
+    )
     try:
-        journal.begin(record, active, _OTHERS if opened.clean else _UNCLEAN, noted)
+        journal.begin(record, left.marks, left.reason, noted)
+        for captured in lookback.records(tree, left):
+            journal.append(*captured)
         directory.note_writers()
     except (JournalWriteError, OSError) as error:
         raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
@@ -246,6 +271,37 @@ def _begin(
         directory.prepare_marks()
     except OSError as error:
         _log.warning("no space can be kept in the source for marks: %s", error.strerror)
+    return left
+
+
+def _begin_log(
+    volume: Volume,
+    journal: EnduringJournal,
+    directory: VolumeDirectory,
+    tree: BackingTree,
+    operations: Operations,
+    left: Left,
+) -> ActivityLog | None:
+    """From here on it is kept which directories are being changed."""
+    log = lookback.begin_log(
+        volume.journal_directory,
+        journal.writer,
+        tree,
+        operations.root,
+        left,
+        directory.ahead_ns,
+        lambda: journal.degraded is not None,
+    )
+    try:
+        if log is None:
+            directory.distrust_activity()
+            return None
+        directory.trust_activity()
+    except OSError as error:
+        raise CannotWriteError(f"{volume.source}/{RESERVED}: {error.strerror}") from None
+    log.on_sweep = operations.recorder.touch_dirty
+    operations.recorder.activity = log
+    return log
 
 
 def _noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
@@ -312,6 +368,7 @@ class _Served:
     def __init__(
         self, volume: Volume, tree: BackingTree, journal: EnduringJournal, guard: Guard | None
     ) -> None:
+        self.activity: ActivityLog | None = None
         self._volume = volume
         self._started_ns = time.time_ns()
         self._begun = journal.writer.head
@@ -351,6 +408,8 @@ class _Served:
             nursery.start_soon(control.serve, self._volume.journal_directory, self)
             nursery.start_soon(self._journal.keep_trying)
             nursery.start_soon(self._upkeep.serve)
+            if self.activity is not None:
+                nursery.start_soon(self.activity.run)
             nursery.start_soon(self.operations.poll_open_files)
             nursery.start_soon(self._end_on_signal)
             if self._guard is not None:

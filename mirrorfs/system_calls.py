@@ -31,6 +31,7 @@ _CAPABILITY_VERSION: Final = 0x20080522
 
 # PyDLL keeps the interpreter lock: these calls are short and the buffers below are shared.
 _libc = ctypes.PyDLL(None, use_errno=True)
+_unlocked = ctypes.CDLL(None, use_errno=True)  # others go on meanwhile
 _name_to_handle_at = _libc.name_to_handle_at
 _open_by_handle_at = _libc.open_by_handle_at
 _renameat2 = _libc.renameat2
@@ -222,3 +223,9 @@ def clock_state() -> tuple[bool | None, int]:
         return None, 0
     _, _, _, error_us, _, status, _ = _TIMEX.unpack_from(buffer)
     return not status & _STA_UNSYNC, error_us
+
+
+def sync_file_system(descriptor: int) -> None:
+    """syncfs(2): everything written to that file system is on its disk. May take long."""
+    if _unlocked.syncfs(descriptor) != 0:
+        raise _raise()

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +26,7 @@ _MARKS_NAME = "degraded"
 _SPARE_NAME = "spare"
 _SPARE_BYTES = 64 << 10
 _NODES_NAME = "nodes"
+_UNTOLD_NAME = "untold"
 _MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,6 +45,7 @@ class VolumeDirectory:
         self._node = node
         self._marks_name = f"{_MARKS_NAME}-{node}" if node else _MARKS_NAME
         self._spare_name = f"{_SPARE_NAME}-{node}" if node else _SPARE_NAME
+        self._untold_name = f"{_UNTOLD_NAME}-{node}" if node else _UNTOLD_NAME
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=root_fd)
@@ -107,6 +110,27 @@ class VolumeDirectory:
         found = self.uuid()
         assert found is not None
         return found
+
+    # -- whether the activity log tells of everything --------------------------------------------
+
+    def distrust_activity(self) -> None:
+        """Say durably that the activity log does not tell of all changes. OSError."""
+        self._write(self._untold_name, b"")
+
+    def trusts_activity(self) -> bool:
+        """It tells of all changes."""
+        return not os.access(self._untold_name, os.F_OK, dir_fd=self._fd)
+
+    def trust_activity(self) -> None:
+        """It does from now on. OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._untold_name, dir_fd=self._fd)
+            os.fsync(self._fd)
+
+    def ahead_ns(self) -> int:
+        """The clock of the source's file system, less that of this host. OSError."""
+        os.fchmod(self._fd, 0o700)
+        return os.fstat(self._fd).st_ctime_ns - time.time_ns()
 
     # -- the file of marks: which directories were changed without a record ----------------------
 

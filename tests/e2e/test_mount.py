@@ -215,7 +215,7 @@ def test_a_dead_mount_is_named_and_removed(mounting: Mounting) -> None:
     mounted.mount()
 
 
-def test_after_a_kill_the_tree_is_reconciled(mounting: Mounting) -> None:
+def test_after_a_kill_what_was_being_changed_is_reconciled(mounting: Mounting) -> None:
     mounted = mounting()
     (mounted.mountpoint / "file").touch()
     mounted.kill()
@@ -223,13 +223,25 @@ def test_after_a_kill_the_tree_is_reconciled(mounting: Mounting) -> None:
     mounted.mount()
     mounted.umount()
     records = mounted.records()
-    assert kinds(records) == ["mount", "create", "write", "mount", "reconcile", "unmount"]
+    compared = ("reconcile", "attributes")
+    assert kinds(records) == ["mount", "create", "write", "mount", *compared, "unmount"]
     again, reconcile = records[3].body, records[4].body
     assert isinstance(again, Mount)
     assert not again.clean
     with JournalReader(str(mounted.journal)) as reader:
         root = reader.header.source.root
-    assert reconcile == Reconcile(root, True, b"", "mirrorfs stopped without unmounting")
+    assert reconcile == Reconcile(root, False, b"", "mirrorfs stopped without unmounting")
+
+
+def test_without_an_activity_log_the_tree_is_reconciled(mounting: Mounting) -> None:
+    mounted = mounting()
+    mounted.kill()
+    (mounted.journal / "activity").unlink()
+    mounted.mount()
+    mounted.umount()
+    reconcile = mounted.records()[-3]
+    assert isinstance(reconcile.body, Reconcile)
+    assert (reconcile.body.path, reconcile.body.whole) == (b"", True)
 
 
 def test_a_torn_tail_is_repaired_at_the_next_mount(mounting: Mounting) -> None:

@@ -37,12 +37,8 @@ def names(directory: int) -> list[ObjectId]:
     return sorted(slot.object for slot in told[1])
 
 
-def make(
-    directory: int,
-    make_durable: Callable[[], bool] = lambda: True,
-    on_sweep: Callable[[], None] = lambda: None,
-) -> ActivityLog:
-    return ActivityLog(directory, HEADER, Activity(node(1)[0]), make_durable, on_sweep)
+def make(directory: int, make_durable: Callable[[], bool] = lambda: True) -> ActivityLog:
+    return ActivityLog(directory, HEADER, Activity(node(1)[0]), make_durable)
 
 
 def test_nothing_there(directory: int) -> None:
@@ -71,7 +67,7 @@ def test_a_damaged_header_is_no_file(directory: int, tmp_path: Path) -> None:
 def test_entries_of_the_mount_before_are_in_the_new_file(directory: int) -> None:
     activity = Activity(node(1)[0])
     activity.adopt(Slot(ObjectId(b"old"), 5, whole=True, is_object=False))
-    log = ActivityLog(directory, HEADER, activity, lambda: True, lambda: None)
+    log = ActivityLog(directory, HEADER, activity, lambda: True)
     log.close()
     assert read(directory) == (HEADER, [Slot(ObjectId(b"old"), 5, whole=True, is_object=False)])
 
@@ -109,7 +105,8 @@ async def test_a_sweep_makes_durable_first(directory: int, nursery: trio.Nursery
         told.append("durable")
         return not refused
 
-    log = make(directory, make_durable, lambda: told.append("touch again"))
+    log = make(directory, make_durable)
+    log.on_sweep = lambda: told.append("touch again")
     nursery.start_soon(log.run)
     log.activity.touch(*node(2), 0)
     assert await log.durable()
@@ -131,7 +128,8 @@ async def test_what_is_touched_meanwhile_stays(directory: int, nursery: trio.Nur
     def touch_again() -> None:
         log.activity.touch(*first, 0)
 
-    log = make(directory, on_sweep=touch_again)
+    log = make(directory)
+    log.on_sweep = touch_again
     nursery.start_soon(log.run)
     log.activity.touch(*first, 0)
     log.activity.touch(*node(3), 0)
