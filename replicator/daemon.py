@@ -7,6 +7,7 @@ that halts or backs off leaves the others alone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ControlError, 66),
     (PermissionError, 77),
 )
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class StartError(Exception):
@@ -141,6 +143,8 @@ def _detached(header: Header, name: str, known: SiteCursor | None, *, forget: bo
 
 def exit_code(error: Exception) -> int:
     """The documented exit code for what keeps a replicator from working."""
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        return 73
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 70)
 
 
@@ -160,7 +164,14 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
             for each in opened:
                 each.close()
             code = 66 if isinstance(error, StoreError | SourceError) else exit_code(error)
-            raise StartError(str(error), code) from error
+            raise StartError(_line(error), code) from error
+
+
+def _line(error: Exception) -> str:
+    """What, where, for an operator."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 async def _run(drivers: Sequence[SiteDriver], ready: Callable[[], None]) -> None:

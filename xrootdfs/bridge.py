@@ -90,14 +90,9 @@ class Bridge:
             if not urgent:
                 await self._wait_for_room(server)
             call = self._begin(server, seconds, late)
-            try:
-                # No await until the task waits: an answer could not be given to it before.
-                status = submit(self._callback(call), _whole(seconds))
-            except _CONVERSION_ERRORS as error:
-                self._end(call)
-                raise _not_sent(error) from None
+            # No await until the task waits: an answer could not be given to it before.
+            status = self._submit(call, submit, seconds)
             if not status["ok"]:
-                self._end(call)
                 raise error_of(status)
             status, response = await self._wait(call)
             if not status["ok"]:
@@ -119,13 +114,8 @@ class Bridge:
             return None
         call = self._begin(server, seconds, None)
         call.deliver = deliver
-        try:
-            status = submit(self._callback(call), _whole(seconds))
-        except _CONVERSION_ERRORS as error:
-            self._end(call)
-            raise _not_sent(error) from None
+        status = self._submit(call, submit, seconds)
         if not status["ok"]:
-            self._end(call)
             deliver(status, None)
 
         def drop() -> None:
@@ -185,6 +175,17 @@ class Bridge:
         self._in_flight[call] = None
         self._by_server[server] += 1
         return call
+
+    def _submit(self, call: _Call, submit: Submit, seconds: float) -> Status:
+        """Hand it to the library; a call that it refuses has ended. CallError."""
+        try:
+            status = submit(self._callback(call), _whole(seconds))
+        except _CONVERSION_ERRORS as error:
+            self._end(call)
+            raise _not_sent(error) from None
+        if not status["ok"]:
+            self._end(call)
+        return status
 
     def _end(self, call: _Call) -> bool:
         """Give its room to others; False if that was done already."""

@@ -19,10 +19,12 @@ from tests.support.federated_jobs import RandomJob
 from tests.support.federation import Federation
 from tests.support.federation_mounts import mounted
 from tests.support.federation_node import Server
+from tests.support.inflight import working
 
 pytestmark = [pytest.mark.xrootd, pytest.mark.fuse, pytest.mark.slow]
 
 _JOBS = 3
+_KINDS = ("append", "create", "read", "rename", "unlink", "write")
 _PATIENCE_SECONDS = 60.0
 # Short deadlines, so that many pass in a short time.
 _OPTIONS = ("metadata-deadline=1", "data-deadline=2", "operation-deadline=6", "attr-timeout=1",
@@ -52,28 +54,23 @@ def test_what_was_done_is_done(
             directory = mount.mountpoint / f"job{number}"
             directory.mkdir()
             jobs.append(RandomJob(directory, seed * 100 + number))
-        for job in jobs:
-            job.start()
-        try:
+        with working(jobs, mount.clean_up):
             for _ in range(campaign.pick(6, 20)):
                 inflict, lift = choice.choice(_FAULTS)
                 server = choice.choice(federation.servers)
                 inflict(server)
-                time.sleep(choice.uniform(0, 5))  # some end while calls are in flight, some after
+                # How long a fault lasts is what varies: some end before a deadline, some after.
+                time.sleep(choice.uniform(0, 5))
                 lift(server)
                 _await_whole(mount.mountpoint)
-        finally:
-            for job in jobs:
-                job.end()
-            for job in jobs:
-                job.join(_PATIENCE_SECONDS)
-            if any(job.is_alive() for job in jobs):
-                mount.clean_up()
         federation.wait_ready()
         done = sum((job.done for job in jobs), Counter())
         with capsys.disabled():
             sys.stdout.write(f"\nseed {seed}: {dict(sorted(done.items()))}\n")
         assert [line for job in jobs for line in job.wrong] == [], f"seed {seed}"
+        for job in jobs:
+            assert all(job.done[kind] for kind in _KINDS), f"seed {seed}: {job.done}"
+        assert sum(done[f"{kind} failed"] for kind in _KINDS), f"seed {seed}: no fault was felt"
         with mounted(federation, tmp_path / "other") as other:
             for number, job in enumerate(jobs):
                 assert job.check(job.directory) == [], f"seed {seed}"

@@ -322,6 +322,7 @@ def test_readonly_refuses_all_changes_before_they_are_made(
 ) -> None:
     mounted = prepare(mounting, disk, "journal-full=readonly")
     replication = replicating(mounted.journal, "site")
+    replication.wait_for_reports()  # a full journal takes no new site
     (mounted.mountpoint / "group1" / "empty").mkdir()
     with (mounted.mountpoint / "group1" / "open").open("wb", buffering=0) as stream:
         stream.write(b"before")

@@ -77,7 +77,8 @@ class Cluster:
         return None
 
     def await_forgotten(self) -> None:
-        """Until the redirector knows no server without its port.
+        """Until the redirector knows no server without its port, or for so long: whoever waits for
+        a federation finds that it is not whole.
 
         Raises:
             OSError: it does not answer.

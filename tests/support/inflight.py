@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 _PAUSE_SECONDS: Final = 0.02  # so that the jobs do not take the machine from those they ask
 PATIENCE_SECONDS: Final = 90.0
@@ -101,8 +101,17 @@ class Job(threading.Thread):
         return found[:count]
 
 
+class Ending(Protocol):
+    """A thread that ends when it is told to."""
+
+    def start(self) -> None: ...
+    def end(self) -> None: ...
+    def join(self, timeout: float | None = None) -> None: ...
+    def is_alive(self) -> bool: ...
+
+
 @contextmanager
-def working(jobs: Sequence[Job], free: Callable[[], None]) -> Iterator[None]:
+def working(jobs: Sequence[Ending], free: Callable[[], None]) -> Iterator[None]:
     """All of them at work. free: at the end, whatever it takes so that no call waits any more."""
     for job in jobs:
         job.start()

@@ -136,7 +136,12 @@ def test_a_thread_is_its_process(jobs: Jobs) -> None:
     finally:
         done.set()
         thread.join()
-    assert jobs.who(seen[0], 3) == Who(seen[0], 3, "")  # a number that nothing has
+
+
+def test_a_thread_that_has_ended(jobs: Jobs) -> None:
+    nothing = int(Path("/proc/sys/kernel/pid_max").read_text())  # no thread has this number
+    jobs._process_of[nothing] = os.getpid()
+    assert jobs.who(nothing, 3) == Who(nothing, 3, "")
 
 
 def test_a_thread_s_number_goes_to_another_process(jobs: Jobs) -> None:
