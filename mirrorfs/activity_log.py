@@ -43,6 +43,8 @@ _MARGIN_NS: Final = 2_000_000_000
 _MAGIC: Final = b"\x89MFSA\r\n\x1a"
 _NEW: Final = FILE_NAME + ".new"
 _HEADER: Final = struct.Struct("<8sHHI16sQQ36s")
+_SUCCESSOR_AT: Final = 128
+_SUCCESSOR: Final = struct.Struct("<Q")
 _VERSION: Final = 1
 
 
@@ -85,6 +87,33 @@ def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
     offsets = range(SLOT_BYTES, min(slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES)
     found = (decode_slot(data[offset : offset + SLOT_BYTES]) for offset in offsets)
     return Header(journal, tag, previous, boot), [slot for slot in found if slot is not None]
+
+
+def announce(directory_fd: int, tag: int) -> None:
+    """In the file that the mount before left: the incarnation `tag` has begun, and has changed
+    nothing yet. Durable before its first record, or a kill of it would leave a journal that goes
+    on behind what the file tells of. FileNotFoundError, OSError."""
+    fd = os.open(FILE_NAME, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        packed = _SUCCESSOR.pack(tag)
+        os.pwrite(fd, packed + _checksum(packed), _SUCCESSOR_AT)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def announced(directory_fd: int) -> int | None:
+    """The incarnation that `announce` named last, if any. OSError."""
+    fd = os.open(FILE_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        data = os.pread(fd, _SUCCESSOR.size + 8, _SUCCESSOR_AT)
+    finally:
+        os.close(fd)
+    packed, checksum = data[: _SUCCESSOR.size], data[_SUCCESSOR.size :]
+    if checksum != _checksum(packed):
+        return None
+    tag: int = _SUCCESSOR.unpack(packed)[0]
+    return tag
 
 
 def _checksum(data: bytes) -> bytes:

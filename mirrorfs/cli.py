@@ -24,6 +24,7 @@ from mirrorfs.errors import (
     CorruptJournalError,
     MirrorfsError,
     NotPermittedError,
+    RefusedError,
     UnusableError,
     UsageError,
 )
@@ -256,6 +257,39 @@ def doctor(named: str | None, as_json: bool) -> int:
     found = examine(named)
     print(json.dumps(findings.value(found)) if as_json else "\n".join(findings.lines(found)))
     return findings.exit_code(found)
+
+
+@cli.command(short_help="Have compared what an unclean end left in doubt.")
+@click.argument("named", metavar="WHAT")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def recover(named: str, dry_run: bool, as_json: bool) -> int:
+    """Do what a mount does first after an unclean end, without mounting: repair the
+    journal, and say in it which directories the sites must be compared in. WHAT is
+    a volume file or a journal directory.
+
+    Needed only if the volume stays unmounted: every mount begins so.
+
+    Exit code of --dry-run: 0: there is nothing to compare, or it is mounted; 1:
+    there is something. It changes nothing.
+    """
+    from mirrorfs import prospect  # here: others need not load it
+
+    volume = prospect.named(named)
+    found = prospect.look(volume)
+    if not dry_run and found.mountpoint is not None:
+        raise RefusedError(prospect.lines(found)[0])
+    print(json.dumps(prospect.value(found)) if as_json else "\n".join(prospect.lines(found)))
+    if dry_run:
+        return 0 if found.nothing else 1
+    if found.clean and found.nothing:
+        return 0
+    from mirrorfs.mount import recover as recover_volume  # here: it loads the engine
+
+    recover_volume(volume)
+    if not as_json:
+        print("This stands in the journal now, which has ended cleanly: the sites follow it.")
+    return 0
 
 
 def _journal_of(named: str) -> str:

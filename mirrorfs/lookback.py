@@ -6,11 +6,14 @@ compared. The journal and the source are only read; what follows is appended by 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mirrorfs import activity_log, capture, system_calls
 from mirrorfs.activity import Activity, Slot
@@ -19,15 +22,37 @@ from mirrorfs.aftermath import Doubt, doubts
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.capture import Captured, Subject
 from mirrorfs.inodes import Node
+from mirrorfs.journal.record import ObjectId
 from mirrorfs.journal.recovery import Opened
+from mirrorfs.journal.segment import Incarnation
 from mirrorfs.journal.writer import JournalWriteError, JournalWriter
-from mirrorfs.marks import Mark
+from mirrorfs.marks import Mark, Noted, decode
+from mirrorfs.volume import VolumeDirectory
 
 _log = logging.getLogger(__name__)
 
 UNCLEAN = "mirrorfs stopped without unmounting"
 RESTARTED = "the host was started again: the last changes may not have reached the disk"
 OTHERS = "other nodes may have changed the source"
+
+
+class Ended(NamedTuple):
+    """How a journal ended.
+
+    Attributes:
+        journal: its UUID.
+        tag: the last incarnation with a record; None if there is none.
+        clean: it ended with `unmount`.
+    """
+
+    journal: bytes
+    tag: int | None
+    clean: bool
+
+
+def last_tag(incarnations: Iterable[Incarnation]) -> int | None:
+    """Of these, oldest first, the last one with a record."""
+    return next((i.tag for i in reversed(list(incarnations)) if i.last >= i.first), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +78,14 @@ class Left:
 def look_back(
     journal: str, opened: Opened, tree: BackingTree, *, trusted: bool, others: bool
 ) -> Left:
-    """What to compare.
+    """What a mount that begins must have compared: see `foresee`."""
+    header = opened.writer.header
+    ended = Ended(header.journal, last_tag(header.incarnations), opened.clean)
+    return foresee(journal, ended, tree, trusted=trusted, others=others)
+
+
+def foresee(journal: str, ended: Ended, tree: BackingTree, *, trusted: bool, others: bool) -> Left:
+    """What must be compared. Changes nothing.
 
     `trusted`: the log that was left tells of everything. `others`: somebody else has changed the
     source since.
@@ -61,18 +93,43 @@ def look_back(
     everything = [Doubt(tree.root_id, b"", whole=True)]
     if others:
         return Left([], everything, OTHERS)
-    told = _read(journal, opened) if trusted else None
+    told = read_log(journal, ended) if trusted else None
     if told is None:
-        return Left([], [] if opened.clean else everything, UNCLEAN)
+        return Left([], [] if ended.clean else everything, UNCLEAN)
     header, slots = told
-    if opened.clean and header.boot == activity_log.boot_id():
+    if ended.clean and header.boot == activity_log.boot_id():
         return Left(slots, [], UNCLEAN)
-    reason = RESTARTED if opened.clean else UNCLEAN
+    reason = RESTARTED if ended.clean else UNCLEAN
     try:
         return Left(slots, doubts(tree, slots), reason)
     except OSError as error:
         _log.warning("the source cannot be looked at: %s", error.strerror)
         return Left(slots, everything, reason)
+
+
+def noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
+    """What the mirrorfs before this one marked as changed without a record. UnusableError."""
+    data = directory.read_marks()
+    if data is None:
+        return None
+    found = decode(data)
+    if found is not None:
+        return found
+    _log.warning("the marks cannot be read: everything is compared")
+    return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))
+
+
+def announce(journal: str, tag: int) -> None:
+    """Before the first record of an incarnation: it has changed nothing yet, and what the mount
+    before it left still tells of everything."""
+    fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            activity_log.announce(fd, tag)
+    except OSError as error:
+        _log.warning("activity: cannot be written: %s", error.strerror)
+    finally:
+        os.close(fd)
 
 
 def records(tree: BackingTree, left: Left) -> Iterator[Captured]:
@@ -140,17 +197,19 @@ def begin_log(
         return None
 
 
-def _read(journal: str, opened: Opened) -> tuple[Header, list[Slot]] | None:
+def read_log(journal: str, ended: Ended) -> tuple[Header, list[Slot]] | None:
     """The log of the mount before, if it is that one's."""
     fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         told = activity_log.read(fd)
+        if told is None:
+            return None
+        tags = (told[0].tag, told[0].previous, activity_log.announced(fd))
     except OSError as error:
         _log.warning("the activity log cannot be read: %s", error.strerror)
         return None
     finally:
         os.close(fd)
-    before = opened.writer.header.incarnations
-    if told is None or not before or told[0].journal != opened.writer.header.journal:
+    if ended.tag is None or told[0].journal != ended.journal or ended.tag not in tags:
         return None
-    return told if before[-1].tag in (told[0].tag, told[0].previous) else None
+    return told

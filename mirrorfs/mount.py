@@ -12,11 +12,11 @@ import errno
 import logging
 import os
 import resource
-import time
 import uuid
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import pyfuse3
 import trio
 
@@ -33,19 +33,18 @@ from mirrorfs.errors import (
 )
 from mirrorfs.fuse_mount import put_mount
 from mirrorfs.guard import Guard
+from mirrorfs.inodes import Node
 from mirrorfs.journal.reader import JournalReader, NoJournalError
-from mirrorfs.journal.record import Kind, Mount, ObjectId
+from mirrorfs.journal.record import Kind, Mount
 from mirrorfs.journal.recovery import (
     JournalBusyError,
     JournalRefusedError,
     Opened,
     open_journal,
 )
-from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
+from mirrorfs.journal.segment import CorruptionError, Header
 from mirrorfs.journal.writer import JournalWriteError, WriterOptions
 from mirrorfs.lookback import Left
-from mirrorfs.marks import Mark, Noted, decode
-from mirrorfs.operations import Operations
 from mirrorfs.reserve import Reserve
 from mirrorfs.session import Session, host, version
 from mirrorfs.volume import RESERVED, VolumeDirectory
@@ -82,6 +81,35 @@ def mount(volume: Volume, *, foreground: bool) -> None:
         raise UnusableError(f"mountpoint: {mountpoint}: {error.strerror}, once mounted") from None
 
 
+def recover(volume: Volume) -> None:
+    """Do what a mount does first, without mounting: the journal says what must be compared, and
+    ends cleanly. MirrorfsError.
+    """
+    checks.check_permissions()
+    checks.check_places(msgspec.structs.replace(volume, mountpoint=volume.source))
+    with contextlib.ExitStack() as stack:
+        known = _known_header(volume.journal_directory)
+        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
+        stack.callback(tree.close)
+        directory = _volume_directory(volume, tree, known)
+        stack.callback(directory.close)
+        predecessor.lock(directory, volume.journal_directory)
+        opened = _open_journal(volume, tree, directory, known)
+        background.log_to(os.path.join(volume.journal_directory, LOG_NAME))
+        journal = _enduring(volume, tree, directory, opened)
+        # Not ended before all is said: a recovery that is cut off must not look like a clean end.
+        left = _begin(volume, journal, opened, directory, tree, mountpoint=b"")
+        root = Node(pyfuse3.ROOT_INODE, directory=True)
+        root.identity = tree.root_id
+        log = _begin_log(volume, journal, directory, tree, root, left)
+        if log is not None:
+            log.close()
+        journal.close(host())
+        if journal.degraded is not None:
+            raise CannotWriteError(f"journal: {volume.journal}: {journal.degraded}")
+        _log.info("recovered, not mounted; the last record is %d", journal.writer.head)
+
+
 def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], None]) -> None:
     """The mount's whole life in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -95,27 +123,22 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
         predecessor.lock(directory, volume.journal_directory)
-        identity, opened = _open_journal(volume, tree, directory, known)
+        opened = _open_journal(volume, tree, directory, known)
         start_log()
-        journal = EnduringJournal(
-            opened.writer,
-            directory,
-            identity.root,
-            directory=volume.journal_directory,
-            ways=tree.way,
-            reserve_bytes=volume.journal_reserve,
-            when_full=volume.journal_full,
-        )
+        journal = _enduring(volume, tree, directory, opened)
         guard = None
         if volume.guard == "on":
             guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
             stack.callback(guard.close)
-        left = _begin(volume, journal, opened, directory, tree)
+        mountpoint = os.fsencode(volume.mountpoint or volume.source)
+        left = _begin(volume, journal, opened, directory, tree, mountpoint=mountpoint)
         try:
             served = Session(volume, tree, journal, guard)
-            log = _begin_log(volume, journal, directory, tree, served.operations, left)
+            log = _begin_log(volume, journal, directory, tree, served.operations.root, left)
             if log is not None:
                 stack.callback(log.close)
+                log.on_sweep = served.operations.recorder.touch_dirty
+                served.operations.recorder.activity = log
                 served.activity = log
             os.umask(0)
             put_mount(volume, served.operations, tree.statistics().f_flag)
@@ -167,7 +190,7 @@ def _another_volume(volume: Volume, known: Header) -> RefusedError:
 
 def _open_journal(
     volume: Volume, tree: BackingTree, directory: VolumeDirectory, known: Header | None
-) -> tuple[SourceIdentity, Opened]:
+) -> Opened:
     identifier = directory.uuid()
     if identifier is None and known is not None:
         raise _another_volume(volume, known)
@@ -195,7 +218,21 @@ def _open_journal(
         raise CorruptJournalError(f"journal: {error}") from None
     except OSError as error:
         raise CannotWriteError(f"journal: {volume.journal}: {error.strerror}") from None
-    return identity, opened
+    return opened
+
+
+def _enduring(
+    volume: Volume, tree: BackingTree, directory: VolumeDirectory, opened: Opened
+) -> EnduringJournal:
+    return EnduringJournal(
+        opened.writer,
+        directory,
+        opened.writer.header.source.root,
+        directory=volume.journal_directory,
+        ways=tree.way,
+        reserve_bytes=volume.journal_reserve,
+        when_full=volume.journal_full,
+    )
 
 
 def _begin(
@@ -204,13 +241,14 @@ def _begin(
     opened: Opened,
     directory: VolumeDirectory,
     tree: BackingTree,
+    *,
+    mountpoint: bytes,
 ) -> Left:
     """The first records, durable before anything can change through the mount."""
     root = opened.writer.header.source.root
-    noted = _noted(directory, root)
+    noted = lookback.noted(directory, root)
     others = opened.writer.head > 0 and directory.changed_by_others()
     clean = opened.clean and noted is None and not others
-    mountpoint = os.fsencode(volume.mountpoint or volume.source)
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
     record = Mount(host(), os.getpid(), version(), mountpoint, clean)
@@ -221,6 +259,7 @@ def _begin(
         trusted=directory.trusts_activity(),
         others=others,
     )
+    lookback.announce(volume.journal_directory, opened.writer.header.tag)
     try:
         journal.begin(record, left.marks, left.reason, noted)
         for captured in lookback.records(tree, left):
@@ -240,7 +279,7 @@ def _begin_log(
     journal: EnduringJournal,
     directory: VolumeDirectory,
     tree: BackingTree,
-    operations: Operations,
+    root: Node,
     left: Left,
 ) -> ActivityLog | None:
     """From here on it is kept which directories are being changed."""
@@ -248,7 +287,7 @@ def _begin_log(
         volume.journal_directory,
         journal.writer,
         tree,
-        operations.root,
+        root,
         left,
         directory.ahead_ns,
         lambda: journal.degraded is not None,
@@ -260,18 +299,4 @@ def _begin_log(
         directory.trust_activity()
     except OSError as error:
         raise CannotWriteError(f"{volume.source}/{RESERVED}: {error.strerror}") from None
-    log.on_sweep = operations.recorder.touch_dirty
-    operations.recorder.activity = log
     return log
-
-
-def _noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
-    """What the mirrorfs before this one marked as changed without a record."""
-    data = directory.read_marks()
-    if data is None:
-        return None
-    noted = decode(data)
-    if noted is not None:
-        return noted
-    _log.warning("the marks cannot be read: everything is compared")
-    return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))

@@ -106,7 +106,7 @@ def open_journal(
     try:
         found = _recover(directory_fd, directory)
         if found is not None:
-            _check_same(directory, found.header, volume, source)
+            check_same(directory, found.header, volume, source)
         tag = Tag(secrets.randbits(64) or 1)
         header = Header(
             volume=volume,
@@ -127,8 +127,8 @@ def open_journal(
     return Opened(writer, found.clean if found else True, found.torn if found else None)
 
 
-def _check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
-    """The path of the source may change; what it is may not."""
+def check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
+    """The path of the source may change; what it is may not. JournalRefusedError."""
     if header.volume != volume:
         raise JournalRefusedError(
             f"{directory}: the journal of volume {uuid.UUID(bytes=header.volume)},"
