@@ -89,6 +89,12 @@ def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
     return Header(journal, tag, previous, boot), [slot for slot in found if slot is not None]
 
 
+def encode_header(header: Header) -> bytes:
+    """Slot 0."""
+    packed = _HEADER.pack(_MAGIC, _VERSION, SLOT_BYTES, SLOTS, *header)
+    return (packed + _checksum(packed)).ljust(SLOT_BYTES, b"\0")
+
+
 def announce(directory_fd: int, tag: int) -> None:
     """In the file that the mount before left: the incarnation `tag` has begun, and has changed
     nothing yet. Durable before its first record, or a kill of it would leave a journal that goes
@@ -157,8 +163,7 @@ class ActivityLog:
         self._fd = os.open(_NEW, flags, 0o600, dir_fd=directory_fd)
         try:
             os.posix_fallocate(self._fd, 0, SLOTS * SLOT_BYTES)
-            packed = _HEADER.pack(_MAGIC, _VERSION, SLOT_BYTES, SLOTS, *header)
-            os.pwrite(self._fd, packed + _checksum(packed), 0)
+            os.pwrite(self._fd, encode_header(header), 0)
             batch = activity.to_write()
             self._write(batch)
             activity.written(batch)

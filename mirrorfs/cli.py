@@ -265,7 +265,7 @@ def doctor(named: str | None, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def recover(named: str, dry_run: bool, as_json: bool) -> int:
     """Do what a mount does first after an unclean end, without mounting: repair the
-    journal, and say in it which directories the sites must be compared in. WHAT is
+    journal, and say in it which directories of the sites must be compared. WHAT is
     a volume file or a journal directory.
 
     Needed only if the volume stays unmounted: every mount begins so.
@@ -275,7 +275,7 @@ def recover(named: str, dry_run: bool, as_json: bool) -> int:
     """
     from mirrorfs import prospect  # here: others need not load it
 
-    volume = prospect.named(named)
+    volume = prospect.named(named if os.path.isfile(named) else _journal_of(named))
     found = prospect.look(volume)
     if not dry_run and found.mountpoint is not None:
         raise RefusedError(prospect.lines(found)[0])

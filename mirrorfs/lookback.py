@@ -184,8 +184,11 @@ def begin_log(
         boot=activity_log.boot_id(),
     )
     activity = Activity(root)
+    # Where no name of a file is known, each further start would have the sites look everywhere.
+    durable = any(slot.is_object for slot in left.slots) and make_durable()
     for slot in left.slots:
-        activity.adopt(slot)
+        if not (slot.is_object and durable):
+            activity.adopt(slot)
     try:
         fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

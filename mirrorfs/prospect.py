@@ -234,7 +234,8 @@ def lines(prospect: Prospect) -> list[str]:
     told.append(f"  activity log  {_entries(prospect)}")
     told.append(f"  marks         {'none' if prospect.marked is None else prospect.marked}")
     if not prospect.compared:
-        return [*told, "  to compare    nothing"]
+        ended = ": it ended cleanly" if prospect.clean else ""
+        return [*told, f"  to compare    nothing{ended}"]
     told.append(f"  to compare    {_total(prospect.compared)}")
     for why in Why:
         found = [_place(each) for each in prospect.compared if each.why is why]

@@ -41,6 +41,11 @@ class Load:
             assert job.stdout is not None
             assert job.stdout.readline() == b"ready\n"
 
+    @property
+    def running(self) -> bool:
+        """Started, and neither stopped nor lost."""
+        return bool(self._running)
+
     def pause(self) -> None:
         """Every job stands still between two operations, with nothing open."""
         for job in self._running:
@@ -55,6 +60,18 @@ class Load:
         """After `pause`."""
         for job in self._running:
             job.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While inside, nothing is changed: those that run stand still."""
+        if not self._running:
+            yield
+            return
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
 
     def waiting(self) -> int:
         """How many jobs are in a system call that waits at this moment."""
@@ -92,9 +109,9 @@ class Load:
 
 
 @contextmanager
-def loaded(directory: Path, seed: int) -> Iterator[Load]:
+def loaded(directory: Path, seed: int, jobs: int = 3) -> Iterator[Load]:
     """A load on that directory, not started yet."""
-    load = Load(directory, seed * 1000)
+    load = Load(directory, seed * 1000, jobs)
     try:
         yield load
     finally:
