@@ -216,7 +216,7 @@ def status(directory: str, as_json: bool) -> int:
             value = {"running": False, "reason": str(error), "head": head, "clean": clean}
             print(json.dumps({**value, "kept": report.kept_value(kept)}))
         else:
-            ended = "cleanly" if clean else "without unmounting: the next mount compares the tree"
+            ended = "cleanly" if clean else f"without unmounting: mirrorfs recover -n {directory}"
             print(f"not running: {error}\n  journal     {head} records, ended {ended}")
             print("\n".join(report.kept_lines(kept)))
         return STATUS_CRITICAL

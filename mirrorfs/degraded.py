@@ -144,7 +144,7 @@ class EnduringJournal:
                 _log.error("still degraded: the next mount will compare what is marked, and more")
             self.writer.close()
         except JournalWriteError as error:
-            _log.error("%s: the next mount will compare the whole tree", error)
+            _log.error("%s: the next mount will compare what was being changed", error)
 
     # -- records ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Decides the order of things, and nothing about operations or records. The order: look at everything
 that can be refused; open the source before the mount covers it; make the journal say that a mount
-begins (and, after an unclean stop, that the tree must be compared), durably; only then mount.
+begins (and, after an unclean stop, what must be compared), durably; only then mount.
 """
 
 from __future__ import annotations

@@ -308,3 +308,23 @@ def test_crowded_before_it_is_full() -> None:
         activity.touch(Node(1000, directory=True), object_id(1000), 0)
     with pytest.raises(AssertionError):
         activity.collapse()  # the root has no id here
+
+
+def test_what_leaves_an_entry_that_is_not_on_disk_yet() -> None:
+    world = World(random.Random(0))
+    world.rely(world.root)
+    child = world._node(world.root, 1)
+    world.directories.append(child)
+    world.ctimes[child] = 0
+    whole = world.activity.collapse()
+    assert whole.says == Slot(object_id(0), 0, whole=True, is_object=False)
+    own = world.activity.leaving(child, object_id(1))
+    assert own is not None
+    assert not own.reliable
+    assert not whole.live
+    world.flush_all()
+    assert own.reliable
+    assert world.activity.touch(world.root, object_id(0), 0).reliable
+    assert {slot.object for slot in world.disk.values() if slot.whole} == {
+        *(object_id(0), object_id(1))
+    }

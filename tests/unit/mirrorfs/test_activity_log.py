@@ -167,3 +167,22 @@ async def test_a_disk_that_refuses_is_told_and_tried_again(
 
 def _refuse(_fd: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_who_begins_after_it(directory: int, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        activity_log.announce(directory, 78)
+    with pytest.raises(FileNotFoundError):
+        activity_log.announced(directory)
+    make(directory).close()
+    assert activity_log.announced(directory) is None
+    for tag in (78, (1 << 64) - 1):
+        activity_log.announce(directory, tag)
+        assert activity_log.announced(directory) == tag
+    assert read(directory) == (HEADER, [])
+    data = bytearray((tmp_path / activity_log.FILE_NAME).read_bytes())
+    data[130] ^= 1
+    (tmp_path / activity_log.FILE_NAME).write_bytes(data)
+    assert activity_log.announced(directory) is None
+    make(directory).close()
+    assert activity_log.announced(directory) is None
