@@ -72,7 +72,7 @@ _REQUIRED = frozenset(os.environ.get("REQUIRE", "").replace(",", " ").split())
 def pytest_configure(config: pytest.Config) -> None:
     """A facility REQUIRE does not know would otherwise be required of nobody.
 
-    What is started here gets an interrupt, also where all of this runs in the background of a shell.
+    What is started here gets an interrupt, also where all this runs in a shell's background.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     unknown = _REQUIRED - _FACILITIES.keys()
