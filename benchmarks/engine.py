@@ -7,8 +7,8 @@ know it yet. The file system beneath knows all of them. A file is made in each d
 clock starts: the activity log, without which mirrorfs is measured, too, knows them then.
 
 The time has two parts: the work, and waking who waits for it on another core, which is dear on a
-virtual machine. With everything on one core there is only the first. The second table of each pair has what the
-daemons take of a processor, by the kernel's clock for that, which has ticks of 10 ms.
+virtual machine. With everything on one core there is only the first. The second table of each pair
+has what the daemons take of a processor, by the kernel's clock for that, which has ticks of 10 ms.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ _OPERATIONS = (
 )
 
 
+_READS = (_create, _read, _rewrite)
+"""For these the daemon reads once itself: the content, or whether the writer's process lives."""
+
+
 class _Daemon:
     """What a process has used so far; all 0 if there is none."""
 
@@ -149,7 +153,7 @@ def _work(tree: Path, files: int, daemon: _Daemon) -> dict[str, _Took]:
             each.do(path, data)
         ended = time.perf_counter_ns()
         processor_now, reads_now = daemon.used()
-        own = files if each.do is _read else 0  # the daemon's, of the content
+        own = files if each.do in _READS else 0
         took[each.name] = _Took(
             (ended - began) / files / _NANOSECONDS_PER_MICROSECOND,
             (processor_now - processor) / files,

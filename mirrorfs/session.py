@@ -170,6 +170,7 @@ class Session:
         return self._journal.writer.header
 
     def open_root(self) -> int:
+        """See control.Volume."""
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._tree.root)
 
     def directory_id(self, path: bytes) -> ObjectId:
@@ -188,9 +189,11 @@ class Session:
             os.close(at)
 
     def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
+        """See control.Volume."""
         return self._journal.append(kind, body)
 
     def status(self) -> Status:
+        """See control.Volume."""
         return Status(
             pid=os.getpid(),
             host=host(),
@@ -220,4 +223,5 @@ class Session:
         )
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        """See control.Volume."""
         self.operations.kernel_options = frozenset(kernel_options)
