@@ -308,14 +308,16 @@ def test_a_recovery_that_is_killed(mounting: Mounting, tmp_path: Path) -> None:
         numbers = [number for number in range(len(names)) if number not in probes]
         if not campaign.LONG:
             numbers = numbers[1::3]
-        begun = foreseen(volume).head
+        begun, cut_off = foreseen(volume).head, 0
         for number in numbers:
             crash(volume, number + 1)
             found = foreseen(volume)
-            assert not found.clean, names[number]
+            if found.clean:  # only a sync was still to come
+                break
+            cut_off += 1
             assert {each.object for each in found.compared} >= wanted, names[number]
             assert not any(each.why is Why.EVERYTHING for each in found.compared), names[number]
-        assert len(numbers) > 5
+        assert cut_off > 5
         crash(volume, 0)
         assert foreseen(volume).nothing
         told = [r.body for r in volume.records() if r.sequence > begun]
