@@ -178,6 +178,7 @@ class Engine:
     def _settle_doubts(self, position: Position) -> None:
         """Reconcile what a step left in doubt: this one, a held one, or one that was killed."""
         if self.step.bench.doubt:
+            self._unsaved = True  # the clean cursor may pass it then
             keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
             done = self.reconciler.settle_doubts(position, keep=keep)
             self._hold_failed(done)

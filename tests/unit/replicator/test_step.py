@@ -322,6 +322,22 @@ def test_after_a_power_cut_of_the_site_what_was_not_synced_is_copied_again(mirro
     assert mirror.engine.counters.files_copied == 1
 
 
+def test_the_clean_cursor_passes_a_doubt_that_a_save_has_left(mirror: Mirror) -> None:
+    """As limbo does, when what is in it expires: it is looked through with the cursor."""
+    mirror.tree.create(mirror.tree.root_thing, b"d", DIRECTORY)
+    mirror.feed(10)
+    mirror.work(100)
+    mirror.engine.step.bench.doubt.add(mirror.root)
+    mirror.engine.save()
+    state = mirror.engine.state
+    assert state.clean < state.working
+    mirror.work(100)
+    assert mirror.engine.unsaved
+    mirror.engine.save()
+    assert state.clean == state.working
+    assert not mirror.engine.unsaved
+
+
 def test_a_directory_in_doubt_stays_so_when_we_are_killed(mirror: Mirror) -> None:
     """It was made without records of what it holds, and not yet looked into."""
     tree, root = mirror.tree, mirror.tree.root_thing
