@@ -6,19 +6,27 @@ compared. The journal and the source are only read; what follows is appended by 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from mirrorfs import activity_log, capture, system_calls
 from mirrorfs.activity import Activity, Slot
-from mirrorfs.activity_log import ActivityLog, Header
+from mirrorfs.activity_log import ActivityLog
 from mirrorfs.aftermath import Doubt, doubts
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.capture import Captured, Subject
 from mirrorfs.inodes import Node
+from mirrorfs.journal.activity_header import (
+    FILE_NAME,
+    HEADER_BYTES,
+    ActivityHeader,
+    decode_activity_header,
+)
 from mirrorfs.journal.recovery import Opened
 from mirrorfs.journal.writer import JournalWriteError, JournalWriter
 from mirrorfs.marks import Mark
@@ -28,6 +36,9 @@ _log = logging.getLogger(__name__)
 UNCLEAN = "mirrorfs stopped without unmounting"
 RESTARTED = "the host was started again: the last changes may not have reached the disk"
 OTHERS = "other nodes may have changed the source"
+WENT_BACK = "the journal is an older copy of itself"
+_WRITTEN_BACK_NS: Final = 600_000_000_000
+"""Longer than a kernel keeps changed content from the disk, where nothing better is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +49,18 @@ class Left:
         slots: entries of its activity log, to be taken over.
         doubts: what must be compared.
         reason: why.
+        since_ns: content that was changed from that time on may be lost, the change times being
+            there; 0: the source has lost nothing.
+        header: of that log; None if it tells nothing.
+        generation: the last one of that log that anybody may have seen.
     """
 
     slots: list[Slot]
     doubts: list[Doubt]
     reason: str
+    since_ns: int = 0
+    header: ActivityHeader | None = None
+    generation: int = 0
 
     @property
     def marks(self) -> list[Mark]:
@@ -51,28 +69,79 @@ class Left:
 
 
 def look_back(
-    journal: str, opened: Opened, tree: BackingTree, *, trusted: bool, others: bool
+    journal: str,
+    opened: Opened,
+    tree: BackingTree,
+    *,
+    trusted: bool,
+    others: bool,
+    witness: tuple[bytes, int] | None = None,
 ) -> Left:
     """What to compare.
 
     `trusted`: the log that was left tells of everything. `others`: somebody else has changed the
-    source since.
+    source since. `witness`: what the source says of the log (VolumeDirectory).
     """
+    told = _read(journal, opened, witness)
+    left = _left(opened, tree, told, trusted=trusted, others=others, witness=witness)
+    seen = 0 if witness is None else witness[1]
+    return replace(left, generation=max(seen, 0 if told is None else told[0].generation))
+
+
+def _left(
+    opened: Opened,
+    tree: BackingTree,
+    told: tuple[ActivityHeader, list[Slot]] | None,
+    *,
+    trusted: bool,
+    others: bool,
+    witness: tuple[bytes, int] | None,
+) -> Left:
     everything = [Doubt(tree.root_id, b"", whole=True)]
+    stood = told is not None and _stood(told[0], tree)
+    since_ns = 0 if stood else _since_ns(opened, told)
     if others:
-        return Left([], everything, OTHERS)
-    told = _read(journal, opened) if trusted else None
-    if told is None:
-        return Left([], [] if opened.clean else everything, UNCLEAN)
+        return Left([], everything, OTHERS, since_ns)
+    if witness is not None and _went_back(opened, told, witness):
+        return Left([], everything, WENT_BACK, since_ns)
+    if told is None or not trusted:
+        if opened.clean:
+            return Left([], [], UNCLEAN)
+        return Left([], everything, UNCLEAN, since_ns)
     header, slots = told
-    if opened.clean and header.boot == activity_log.boot_id():
-        return Left(slots, [], UNCLEAN)
+    if opened.clean and stood:
+        return Left(slots, [], UNCLEAN, 0, header)
     reason = RESTARTED if opened.clean else UNCLEAN
     try:
-        return Left(slots, doubts(tree, slots), reason)
+        return Left(slots, doubts(tree, slots), reason, since_ns, header)
     except OSError as error:
         _log.warning("the source cannot be looked at: %s", error.strerror)
-        return Left(slots, everything, reason)
+        return Left(slots, everything, reason, since_ns, header)
+
+
+def _stood(header: ActivityHeader, tree: BackingTree) -> bool:
+    """Whether what that log tells of is in memory or on disk: nothing was cut off since."""
+    mount = system_calls.mount_id(tree.root)
+    return header.boot == activity_log.boot_id() and header.mount == mount != 0
+
+
+def _since_ns(opened: Opened, told: tuple[ActivityHeader, list[Slot]] | None) -> int:
+    """From when on content may be lost after a power cut; by the clock of the source."""
+    if told is not None:
+        return max(1, told[0].swept_ns)
+    return max(1, opened.ended_ns - _WRITTEN_BACK_NS)
+
+
+def _went_back(
+    opened: Opened,
+    told: tuple[ActivityHeader, list[Slot]] | None,
+    witness: tuple[bytes, int],
+) -> bool:
+    """Whether the source was changed through a later state of this journal."""
+    journal, generation = witness
+    if journal != opened.writer.header.journal:
+        return False  # it will be another one from now on
+    return told is None or told[0].generation < generation
 
 
 def records(tree: BackingTree, left: Left) -> Iterator[Captured]:
@@ -104,6 +173,7 @@ def begin_log(
     left: Left,
     ahead_ns: Callable[[], int],
     is_degraded: Callable[[], bool],
+    bear_witness: Callable[[bytes, int], None],
 ) -> ActivityLog | None:
     """The activity log of a mount that begins; None if the disk does not take it."""
 
@@ -119,12 +189,20 @@ def begin_log(
             return False
         return not is_degraded()
 
+    def witness(generation: int) -> None:
+        """In another thread."""
+        with contextlib.suppress(OSError):  # then less is known of what the journal had
+            bear_witness(writer.header.journal, generation)
+
     before = writer.header.incarnations
-    header = Header(
+    header = ActivityHeader(
         journal=writer.header.journal,
         tag=writer.header.tag,
         previous=before[-1].tag if before else 0,
         boot=activity_log.boot_id(),
+        mount=system_calls.mount_id(tree.root),
+        swept_ns=left.header.swept_ns if left.header is not None else 0,
+        generation=max([left.generation, *(each.generation for each in before)]),
     )
     activity = Activity(root)
     for slot in left.slots:
@@ -132,7 +210,7 @@ def begin_log(
     try:
         fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return ActivityLog(fd, header, activity, make_durable, ahead_ns())
+            return ActivityLog(fd, header, activity, make_durable, ahead_ns(), witness)
         finally:
             os.close(fd)
     except OSError as error:
@@ -140,8 +218,24 @@ def begin_log(
         return None
 
 
-def _read(journal: str, opened: Opened) -> tuple[Header, list[Slot]] | None:
-    """The log of the mount before, if it is that one's."""
+def told(journal: str) -> ActivityHeader | None:
+    """What the activity log of that journal says of itself; None if there is none."""
+    try:
+        with open(f"{journal}/{FILE_NAME}", "rb") as file:
+            found = decode_activity_header(file.read(HEADER_BYTES))
+    except OSError:
+        return None
+    return None if found is None else found[0]
+
+
+def _read(
+    journal: str, opened: Opened, witness: tuple[bytes, int] | None
+) -> tuple[ActivityHeader, list[Slot]] | None:
+    """The log of the mount before, if it is that one's.
+
+    Where the source bears witness that there was no later one, a start that was cut off before
+    its log was made does not matter.
+    """
     fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         told = activity_log.read(fd)
@@ -150,7 +244,9 @@ def _read(journal: str, opened: Opened) -> tuple[Header, list[Slot]] | None:
         return None
     finally:
         os.close(fd)
-    before = opened.writer.header.incarnations
+    before = [each.tag for each in opened.writer.header.incarnations]
     if told is None or not before or told[0].journal != opened.writer.header.journal:
         return None
-    return told if before[-1].tag in (told[0].tag, told[0].previous) else None
+    if witness is not None and witness[0] == told[0].journal:
+        return told if told[0].tag in before else None
+    return told if before[-1] in (told[0].tag, told[0].previous) else None

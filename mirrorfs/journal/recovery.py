@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
+from mirrorfs.journal.activity_header import ActivityHeader
 from mirrorfs.journal.blocks import BlockCoder
 from mirrorfs.journal.open_segment import (
     Head,
@@ -64,11 +65,13 @@ class Opened:
         clean: the incarnation before this one ended with `unmount`, or there was none.
         torn: the copy made of a torn tail, relative to the journal directory; None if there was
             none.
+        ended_ns: time of the last record before this one; 0 if there is none.
     """
 
     writer: JournalWriter
     clean: bool
     torn: str | None
+    ended_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class _Found:
     clean: bool
     incarnations: tuple[Incarnation, ...]
     torn: str | None
+    ended_ns: int
 
 
 def open_journal(
@@ -88,23 +92,25 @@ def open_journal(
     source: SourceIdentity,
     node: str,
     options: WriterOptions | None = None,
+    told: ActivityHeader | None = None,
 ) -> Opened:
     """Take the lock, recover, and begin a new incarnation; makes a journal that does not exist.
 
     Raises JournalBusyError, JournalRefusedError (another volume's or another source's journal),
     CorruptionError, OSError. The epoch is the journal's own, 1 for a new one; ids in `source` must
-    carry it.
+    carry it. `told`: what stands at the beginning of the activity log.
     """
     with contextlib.suppress(FileExistsError):
         os.makedirs(directory, 0o700)
     directory_fd = os.open(directory, _DIRECTORY)
     try:
+        _sync_above(directory)
         lock_fd = lock_journal(directory_fd, directory)
     except BaseException:
         os.close(directory_fd)
         raise
     try:
-        found = _recover(directory_fd, directory)
+        found = _recover(directory_fd, directory, told)
         if found is not None:
             _check_same(directory, found.header, volume, source)
         tag = Tag(secrets.randbits(64) or 1)
@@ -124,7 +130,18 @@ def open_journal(
         os.close(lock_fd)
         os.close(directory_fd)
         raise
-    return Opened(writer, found.clean if found else True, found.torn if found else None)
+    if found is None:
+        return Opened(writer, clean=True, torn=None)
+    return Opened(writer, found.clean, found.torn, found.ended_ns)
+
+
+def _sync_above(directory: str) -> None:
+    """A directory that was just made is not to vanish with what is synced in it."""
+    fd = os.open(os.path.join(directory, os.pardir), _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
@@ -146,7 +163,7 @@ def _check_same(directory: str, header: Header, volume: bytes, source: SourceIde
         )
 
 
-def _recover(directory_fd: int, path: str) -> _Found | None:
+def _recover(directory_fd: int, path: str, told: ActivityHeader | None) -> _Found | None:
     """Repair the journal; what is in it, or None if there is nothing."""
     segments = list_segments(directory_fd)
     for name in os.listdir(directory_fd):
@@ -165,13 +182,14 @@ def _recover(directory_fd: int, path: str) -> _Found | None:
         torn = copy or torn
         if scan.length:
             clean = scan.last_kind == Kind.UNMOUNT
-            return _Found(newest, scan.sequence, clean, _ended(newest, scan.sequence), torn)
+            ended = _ended(newest, scan.sequence, told)
+            return _Found(newest, scan.sequence, clean, ended, torn, scan.last_ns)
         os.unlink(segment.name, dir_fd=directory_fd)
         os.fsync(directory_fd)
     if newest is None:
         return None
     clean = not newest.incarnations
-    return _Found(newest, newest.first, clean, _ended(newest, newest.first), torn)
+    return _Found(newest, newest.first, clean, _ended(newest, newest.first, told), torn, 0)
 
 
 def _examine(
@@ -250,9 +268,17 @@ def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan:
     return copy
 
 
-def _ended(header: Header, following: SequenceNumber) -> tuple[Incarnation, ...]:
+def _ended(
+    header: Header, following: SequenceNumber, told: ActivityHeader | None
+) -> tuple[Incarnation, ...]:
     """The incarnations up to that of `header`, which ended just before `following`."""
     earlier = header.incarnations
     first = earlier[-1].last + 1 if earlier else 1
-    last = Incarnation(header.tag, SequenceNumber(first), SequenceNumber(following - 1))
+    its = told is not None and (told.journal, told.tag) == (header.journal, header.tag)
+    last = Incarnation(
+        header.tag,
+        SequenceNumber(first),
+        SequenceNumber(following - 1),
+        told.generation if told is not None and its else 0,
+    )
     return (*earlier, last)[-INCARNATIONS_MAX:]

@@ -139,6 +139,10 @@ class MemoryStore:
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
 
+    def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """See SiteStore."""
+        return _node(staged).data == self._node(directory, name).data
+
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
         names = self._names(directory, name)
@@ -244,7 +248,7 @@ class MemoryStore:
         """See SiteStore."""
         self.files[name] = data
 
-    def append_file(self, name: str, data: bytes) -> None:
+    def append_file(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """See SiteStore."""
         self.files[name] = self.files.get(name, b"") + data
 

@@ -41,6 +41,11 @@ class Load:
             assert job.stdout is not None
             assert job.stdout.readline() == b"ready\n"
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the jobs."""
+        return [job.pid for job in self._running]
+
     def pause(self) -> None:
         """Every job stands still between two operations, with nothing open."""
         for job in self._running:

@@ -41,14 +41,14 @@ class WatchedStore:
         if name not in MUTATIONS and name not in WRITES:
             return method
 
-        def watched(*args: Any) -> Any:
+        def watched(*args: Any, **options: Any) -> Any:
             if self.crash_in == 0:
                 raise CrashError
             if self.fail_in == 0:
                 raise StoreError.of("the disk", self.errno)
             self.crash_in -= 1
             self.fail_in -= 1
-            result = method(*args)
+            result = method(*args, **options)
             if name in MUTATIONS:
                 self.after()
             return result

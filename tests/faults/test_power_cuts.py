@@ -1,0 +1,263 @@
+"""Power cuts under load: what was not synced is gone, at the source, the journal, the site, or all.
+
+The moments are chosen by the number of records made. After each cut everything is started again;
+the site must come to equal the source without a walk of the tree, and nothing that only the site
+still has may be thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mirrorfs.journal.reader import JournalReader
+from mirrorfs.journal.record import Change, Kind, Mount, Reconcile
+from tests.support import campaign
+from tests.support.load import Moments
+from tests.support.power import FLUSH_LOG, NO_FLUSH, Plant, plant
+from tests.support.replicating import head
+from tests.support.trees import differences, snapshot
+
+pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+
+UNTOUCHED = 600
+IN_FLIGHT_MIN = 0.8
+ALL = ("source", "journal", "site")
+KINDS = ("ext4", "xfs")
+
+
+@contextmanager
+def at_work(
+    directory: Path, kind: str, seed: int, *, apart: bool = True, sync: str = "group"
+) -> Iterator[Plant]:
+    """A plant with a tree, mounted, whose site is equal."""
+    with plant(directory, kind, seed, apart=apart, options=(f"journal-sync={sync}",)) as made:
+        source = made.mounted.source
+        for name in ("work", "sworn", *(f"quiet/{n % 20}/{n}" for n in range(UNTOUCHED))):
+            (source / name).mkdir(parents=True)
+        made.disks["source"].sync()
+        made.mounted.mount()
+        made.replication.start()
+        made.replication.settle()
+        yield made
+
+
+class Cuts:
+    """Cuts one plant again and again.
+
+    Attributes:
+        made, in_flight: how many, and how many of them with work in flight.
+    """
+
+    def __init__(self, at: Plant, seed: int, sync: str = "group") -> None:
+        self.at = at
+        self.made = self.in_flight = 0
+        self._moments = Moments(at.mounted.journal, seed)
+        self._sync = sync
+
+    def begin(self) -> None:
+        """The load is at work for a while."""
+        self.at.load.start()
+        self.at.oaths.start()
+        self._moments.wait(40, 400)
+
+    def freeze(self) -> None:
+        """Everything stands still; some of it in the middle of something."""
+        at = self.at
+        at.stop([at.mounted.pid, at.replication.pid])
+        waiting = at.load.waiting() > 0
+        at.stop([*at.load.pids, *at.oaths.pids])
+        self.made += 1
+        self.in_flight += waiting or at.replication.clean("site") < head(at.mounted.journal)
+
+    def end(self, *, replicator: bool = True) -> None:
+        """Nothing runs any more."""
+        at = self.at
+        at.mounted.kill()
+        if replicator:
+            at.replication.kill()
+        at.load.clean_up()
+        at.oaths.end()
+
+    def resume(self, *, walks: bool = False) -> None:
+        """Start everything again; the site comes to equal the source."""
+        at = self.at
+        at.mounted.mount()
+        at.replication.start()
+        self.check(walks=walks)
+
+    def check(self, *, walks: bool = False) -> None:
+        """Everything is as it must be."""
+        at = self.at
+        at.replication.settle()
+        assert differences(snapshot(at.mounted.source), snapshot(at.site)) == []
+        for tree in (at.mounted.source, at.site):
+            assert at.oaths.broken(tree / "sworn") == [], tree
+        if self._sync == "always":
+            assert unrecorded(at) == []
+        if not walks:
+            assert at.replication.report("site").counters["directories_reconciled"] < UNTOUCHED / 2
+
+    def how(self) -> int:
+        """Mostly without the file system's log."""
+        return FLUSH_LOG if self.at.random.random() < 0.2 else NO_FLUSH
+
+    def conclude(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with capfd.disabled():
+            print(  # noqa: T201
+                f"\n{self.made} power cuts ({self.in_flight} with work in flight), 0 lost"
+            )
+        assert self.in_flight >= IN_FLIGHT_MIN * self.made
+
+
+def unrecorded(at: Plant) -> list[int]:
+    """Durable files of which the journal does not tell."""
+    with JournalReader(str(at.mounted.journal)) as reader:
+        bodies = [(each.kind, each.body) for batch in reader.read() for each in batch]
+    told = {(kind, body.path) for kind, body in bodies if isinstance(body, Change)}
+    return [
+        number
+        for number in at.oaths.sworn
+        for kind in (Kind.CREATE, Kind.WRITE)
+        if (kind, b"sworn/sworn-%d" % number) not in told
+    ]
+
+
+def reconciled(at: Plant) -> list[Reconcile]:
+    """What the newest mount has had compared."""
+    bodies = [record.body for record in at.mounted.records()]
+    newest = max(index for index, body in enumerate(bodies) if isinstance(body, Mount))
+    return [body for body in bodies[newest:] if isinstance(body, Reconcile)]
+
+
+def contents(top: Path) -> dict[str, str]:
+    """Digest of every file that holds something: its path."""
+    found = {}
+    for path in top.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size:
+            found[hashlib.sha256(path.read_bytes()).hexdigest()] = str(path.relative_to(top))
+    return found
+
+
+@pytest.mark.parametrize("seed", campaign.seeds(1, 2))
+@pytest.mark.parametrize("sync", ["group", "always"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_disks_lose_power(
+    kind: str, sync: str, seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with at_work(tmp_path, kind, seed, sync=sync) as at:
+        cuts = Cuts(at, seed, sync)
+        for _ in range(campaign.pick(1, 10)):
+            cuts.begin()
+            cuts.freeze()
+            at.cut(*ALL, how=cuts.how())
+            cuts.end()
+            at.repair(*ALL)
+            cuts.resume()
+        cuts.conclude(capfd)
+
+
+@pytest.mark.parametrize("seed", campaign.seeds(1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_disk_with_everything_loses_power(
+    kind: str, seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with at_work(tmp_path, kind, seed, apart=False) as at:
+        cuts = Cuts(at, seed)
+        for _ in range(campaign.pick(1, 10)):
+            cuts.begin()
+            cuts.freeze()
+            at.cut(*ALL, how=cuts.how())
+            cuts.end()
+            at.repair(*ALL)
+            cuts.resume()
+        cuts.conclude(capfd)
+
+
+@pytest.mark.parametrize("seed", campaign.seeds(1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_source_alone_loses_power(
+    kind: str, seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What only the site still has is kept there."""
+    with at_work(tmp_path, kind, seed) as at:
+        cuts = Cuts(at, seed)
+        for cut in range(campaign.pick(2, 10)):
+            cuts.begin()
+            ahead = cut % 2 == 1
+            if ahead:  # the site has it all
+                at.load.pause()
+                at.oaths.end()
+                at.replication.settle()
+            cuts.freeze()
+            at.cut("source", how=cuts.how())
+            cuts.end()
+            before = contents(at.site)
+            at.repair("source")
+            cuts.resume()
+            if ahead:
+                missing = before.keys() - contents(at.mounted.source).keys()
+                kept = contents(at.site / ".mirrorfs" / "kept")
+                assert [before[each] for each in missing - kept.keys()] == []
+        cuts.conclude(capfd)
+
+
+@pytest.mark.parametrize("seed", campaign.seeds(1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_journal_alone_loses_power(
+    kind: str, seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs go on without noticing; what they do is marked in the source."""
+    with at_work(tmp_path, kind, seed) as at:
+        cuts = Cuts(at, seed)
+        for cut in range(campaign.pick(1, 10)):
+            cuts.begin()
+            cuts.freeze()
+            at.cut("journal", how=cuts.how())
+            at.go_on()
+            at.oaths.wait(20)
+            at.load.pause()
+            if cut % 2:
+                at.load.stop()
+                at.oaths.end()
+                at.mounted.umount()
+                at.mounted.wait()
+                at.replication.kill()
+            else:
+                cuts.end()
+            at.repair("journal")
+            cuts.resume(walks=True)
+        cuts.conclude(capfd)
+
+
+@pytest.mark.parametrize("seed", campaign.seeds(1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_site_alone_loses_power(
+    kind: str, seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The source and its jobs go on."""
+    with at_work(tmp_path, kind, seed) as at:
+        cuts = Cuts(at, seed)
+        for cut in range(campaign.pick(2, 10)):
+            cuts.begin()
+            cuts.freeze()
+            at.cut("site", how=cuts.how())
+            if cut % 2:
+                at.go_on()
+                at.replication.expect(
+                    lambda: at.replication.report("site").phase == "backing off", "it does not see"
+                )
+            at.replication.kill()
+            at.go_on_with_jobs()
+            at.repair("site")
+            at.replication.start()
+            at.load.pause()
+            at.load.stop()
+            at.oaths.end()
+            cuts.check()
+            assert reconciled(at) == []
+        cuts.conclude(capfd)
