@@ -86,12 +86,14 @@ class ActivityLog:
         make_durable: Callable[[], bool],
         ahead_ns: int = 0,
         witness: Callable[[int], None] = lambda _: None,
+        synced: Callable[[], int] = lambda: 0,
     ) -> None:
         """Make the file anew, with the entries there are, durably. OSError.
 
         `make_durable`: in another thread, the journal and then the source; False if one of them
         could not be. `ahead_ns`: the clock of the source's file system, less that of this host.
-        `witness`, in another thread: told of each generation that is on the disk.
+        `witness`, in another thread: told of each generation that is on the disk. `synced`, too:
+        the last record that is.
         """
         self.activity = activity
         self.failure: OSError | None = None
@@ -101,6 +103,7 @@ class ActivityLog:
         self._header = header
         self._swept_ns = header.swept_ns
         self._witness = witness
+        self._synced = synced
         self._collapsing: Entry | None = None
         self._begun = self._ended = 0
         self._wanted = trio.Event()
@@ -210,7 +213,9 @@ class ActivityLog:
 
     def _write_slots(self, batch: Iterable[tuple[int, Entry | None]]) -> None:
         generation = self._header.generation + 1
-        self._header = self._header._replace(generation=generation, swept_ns=self._swept_ns)
+        self._header = self._header._replace(
+            generation=generation, swept_ns=self._swept_ns, synced=self._synced()
+        )
         self._pwrite(encode_activity_header(self._header, SLOTS), 0)
         for slot, entry in batch:
             self._pwrite(bytes(SLOT_BYTES) if entry is None else encode_slot(entry.says), slot)

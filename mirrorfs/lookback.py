@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 UNCLEAN = "mirrorfs stopped without unmounting"
 RESTARTED = "the host was started again: the last changes may not have reached the disk"
 OTHERS = "other nodes may have changed the source"
-WENT_BACK = "the journal is an older copy of itself"
+WENT_BACK = "the journal, or its activity log, is older than the source"
 _WRITTEN_BACK_NS: Final = 600_000_000_000
 """Longer than a kernel keeps changed content from the disk, where nothing better is known."""
 
@@ -210,7 +210,15 @@ def begin_log(
     try:
         fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return ActivityLog(fd, header, activity, make_durable, ahead_ns(), witness)
+            return ActivityLog(
+                fd,
+                header,
+                activity,
+                make_durable,
+                ahead_ns(),
+                witness,
+                lambda: writer.durable_head,
+            )
         finally:
             os.close(fd)
     except OSError as error:

@@ -17,7 +17,7 @@ HEADER_BYTES: Final = 256
 _MAGIC: Final = b"\x89MFSA\r\n\x1a"
 _VERSION: Final = 1
 _PREFIX: Final = struct.Struct("<8sHHI")
-_FIELDS: Final = struct.Struct("<16sQQ36sQqQQ")
+_FIELDS: Final = struct.Struct("<16sQQ36sQqQQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
 
 
@@ -34,6 +34,7 @@ class ActivityHeader(NamedTuple):
             system; 0 if that is not known.
         generation: goes up whenever the file is written, over all incarnations.
         durable: the generation that is known to be on the disk.
+        synced: every record up to it was on the disk of the journal.
     """
 
     journal: bytes
@@ -44,6 +45,7 @@ class ActivityHeader(NamedTuple):
     swept_ns: int = 0
     generation: int = 0
     durable: int = 0
+    synced: int = 0
 
 
 def encode_activity_header(header: ActivityHeader, slots: int) -> bytes:

@@ -175,7 +175,7 @@ def _recover(directory_fd: int, path: str, told: ActivityHeader | None) -> _Foun
     while segments:
         segment = segments.pop()
         try:
-            header, scan, copy = _examine(directory_fd, path, segment, newest)
+            header, scan, copy = _examine(directory_fd, path, segment, newest, told)
         except CorruptionError as error:
             raise error.of(f"{path}/{segment.name}") from None
         newest = newest or header
@@ -193,7 +193,11 @@ def _recover(directory_fd: int, path: str, told: ActivityHeader | None) -> _Foun
 
 
 def _examine(
-    directory_fd: int, path: str, segment: SegmentName, newest: Header | None
+    directory_fd: int,
+    path: str,
+    segment: SegmentName,
+    newest: Header | None,
+    told: ActivityHeader | None,
 ) -> tuple[Header, Scan, str | None]:
     """Check a segment, and repair it if there is none after it (`newest` is None).
 
@@ -216,7 +220,9 @@ def _examine(
             raise scan.error or CorruptionError(
                 start + scan.length, "a record cut short in a sealed segment"
             )
-        return header, scan, _repair(directory_fd, fd, segment, start + scan.length, scan)
+        if not _was_unsynced(header, scan, told):
+            _check_torn(fd, start + scan.length, scan)
+        return header, scan, _repair(directory_fd, fd, segment, start + scan.length)
     finally:
         os.close(fd)
 
@@ -240,11 +246,24 @@ def _look(fd: int, head: Head) -> Scan:
     return scan._replace(length=index.size)
 
 
-def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan: Scan) -> str:
-    """Copy the torn tail to `torn/`, durably, and cut it off; CorruptionError if it is none."""
+def _was_unsynced(header: Header, scan: Scan, told: ActivityHeader | None) -> bool:
+    """Whether the records after those of `scan` were surely not synced yet: a power cut may have
+    left later ones of them on the disk, and not earlier ones."""
+    if told is None or (told.journal, told.tag) != (header.journal, header.tag):
+        return False
+    return scan.sequence > told.synced
+
+
+def _check_torn(fd: int, offset: int, scan: Scan) -> None:
+    """CorruptionError unless what stands there is the beginning of one record, and nothing more."""
     tail = os.pread(fd, os.fstat(fd).st_size - offset, offset)
     for _ in valid_frame_offsets(tail, SequenceNumber(scan.sequence - 1)):
         raise scan.error or CorruptionError(offset, "a record cut short before a whole one")
+
+
+def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int) -> str:
+    """Copy the torn tail to `torn/`, durably, and cut it off."""
+    tail = os.pread(fd, os.fstat(fd).st_size - offset, offset)
     with contextlib.suppress(FileExistsError):
         os.mkdir(TORN_NAME, 0o700, dir_fd=directory_fd)
     copy = f"{TORN_NAME}/{segment.name}.{offset}"

@@ -75,7 +75,7 @@ class Mirror:
         """Id of the source's root."""
         return self.tree.root_thing.id
 
-    def start(self, state: SiteState) -> None:
+    def start(self, state: SiteState, *, unsynced: bool = False) -> None:
         world = Surroundings(
             clock_ns=lambda: self.now,
             head=lambda: self.tree.head,
@@ -83,6 +83,7 @@ class Mirror:
             tick=lambda: None,
             boot="boot",
             random=Random(1),
+            unsynced=unsynced,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
