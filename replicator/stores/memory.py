@@ -84,6 +84,11 @@ class MemoryStore:
         copy._clock = self._clock
         return copy
 
+    def nodes(self) -> Iterator[Node]:
+        """Every object there is, in limbo and in `kept` as well."""
+        for top in (self._root, self._limbo, *self.kept.values()):
+            yield from top.below()
+
     # Directories
 
     def root(self) -> Directory:

@@ -66,20 +66,15 @@ class Disk:
         finally:  # it goes with the last who uses it
             subprocess.run(["losetup", "-d", self._device], check=True)
 
-    def flush_metadata(self) -> None:
-        """What was done to names and inodes becomes durable; the content of files need not."""
-        descriptor = os.open(self.where, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def sync(self) -> None:
         """All of it is durable."""
         subprocess.run(["sync", "--file-system", self.where], check=True)
 
     def cut(self, how: int = NO_FLUSH) -> None:
-        """From here on nothing reaches the disk, and whoever needs it gets EIO."""
+        """From here on nothing reaches the disk, and whoever needs it gets EIO.
+
+        With FLUSH_LOG what was done to names and inodes is durable; the content of files is not.
+        """
         descriptor = os.open(self.where, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", how))
@@ -223,9 +218,6 @@ class Plant:
     def cut(self, *parts: str, how: int = NO_FLUSH) -> None:
         """Cut these disks, with everything stopped; what is to be killed is the caller's."""
         disks = {id(self.disks[part]): self.disks[part] for part in parts}.values()
-        for disk in disks:
-            if self.random.random() < 0.5:
-                disk.flush_metadata()
         for disk in disks:
             disk.cut(how)
 
