@@ -101,8 +101,10 @@ class SiteRoot:
     def append(self, name: str, data: bytes, *, durable: bool) -> None:
         """Append to it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FILE
-        _write(os.open(_own(name), flags, 0o600, dir_fd=self.reserved), data, sync=durable)
-        if durable:
+        fd = os.open(_own(name), flags, 0o600, dir_fd=self.reserved)
+        may_be_new = os.fstat(fd).st_size == 0
+        _write(fd, data, sync=durable)
+        if durable and may_be_new:
             os.fsync(self.reserved)
 
     def close(self) -> None:

@@ -112,6 +112,7 @@ class Cuts:
             print(  # noqa: T201
                 f"\n{self.made} power cuts ({self.in_flight} with work in flight), 0 lost"
             )
+        campaign.tally(power_cuts=self.made)
         assert self.in_flight >= IN_FLIGHT_MIN * self.made
 
 
@@ -216,6 +217,7 @@ def test_what_only_the_site_still_has_is_kept(kind: str, seed: int, tmp_path: Pa
             assert missing, "the source has lost nothing"
             kept = contents(at.site / ".mirrorfs" / "kept")
             assert [before[each] for each in missing - kept.keys()] == []
+        campaign.tally(power_cuts=cuts.made)
 
 
 @pytest.mark.parametrize("seed", campaign.seeds(1, 2))
