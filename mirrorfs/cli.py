@@ -28,7 +28,8 @@ from mirrorfs.errors import (
     UsageError,
 )
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
-from mirrorfs.journal.finding import PathPattern, Search, parse_moment, relative
+from mirrorfs.journal.finding import PathPattern, Search, parse_moment
+from mirrorfs.journal.paths import inside
 from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
 from mirrorfs.journal.record import Kind, Record, SequenceNumber
 from mirrorfs.journal.retention import Holder, RetentionError
@@ -350,9 +351,10 @@ def journal_cat(
     for which everything given holds.
 
     Bytes of names that are not printable UTF-8 appear as \xNN, a backslash too.
-    A PATH is one in the source, from its root on; in a pattern * and ? stay
-    within a name, ** does not. A TIME is 2026-11-22, 2026-11-22T05:00 (UTC), or
-    so long ago: 90s, 15m, 3h, 7d. Who wrote is known of records of kind 'write'.
+    A PATH is one in the source or its mount, as the shell has it, or one from the
+    source's root on; in a pattern * and ? stay within a name, ** does not. A TIME
+    is 2026-11-22, 2026-11-22T05:00 (UTC), or so long ago: 90s, 15m, 3h, 7d. Who
+    wrote is known of records of kind 'write'.
     """
     with JournalReader(directory) as reader:
         search = Search(
@@ -377,7 +379,7 @@ def journal_cat(
 
 
 def _pattern(path: str, reader: JournalReader) -> PathPattern:
-    return PathPattern(relative(os.fsencode(path), reader.header.source.path))
+    return PathPattern(inside(os.fsencode(path), reader))
 
 
 def _moment(option: str, text: str | None) -> int | None:

@@ -25,7 +25,7 @@ from mirrorfs.guard import watch
 from mirrorfs.journal.control_client import CONTROL_NAME, ControlClient, Status
 from mirrorfs.journal.reader import JournalReader, NoJournalError
 from mirrorfs.journal.segment import CorruptionError
-from mirrorfs.site_reports import site_findings
+from mirrorfs.site_reports import replicators, site_findings
 
 _PATIENCE_SECONDS: Final = 5.0
 _SYNCS: Final = 15
@@ -66,7 +66,7 @@ def examine(named: str | None) -> list[Finding]:
     try:
         if subject.root >= 0:
             findings += _source(subject)
-            findings += host.users(subject.source, subject.root, subject.status)
+            findings += host.users(subject.source, subject.root, _ours(subject))
         if subject.volume is not None:
             findings += _journal(subject, subject.volume)
             findings += _options(subject, subject.volume)
@@ -74,6 +74,15 @@ def examine(named: str | None) -> list[Finding]:
         if subject.root >= 0:
             os.close(subject.root)
     return findings
+
+
+def _ours(subject: Subject) -> set[int]:
+    """Processes that hold the source as is right: mirrorfs, replicators (they only read), this."""
+    ours = {os.getpid()}
+    if subject.status is not None:
+        ours.add(subject.status.pid)
+        ours |= replicators(subject.status.journal, subject.status.host)
+    return ours
 
 
 def _host() -> Iterator[Finding]:
@@ -239,7 +248,7 @@ def _journal(subject: Subject, volume: Volume) -> Iterator[Finding]:
 
 def _room(directory: str) -> Finding:
     found = os.statvfs(directory)
-    free = found.f_bavail * found.f_frsize
+    free = found.f_bfree * found.f_frsize  # for root, as mirrorfs is
     says = f"{directory}: {free / (1 << 30):.1f} GiB free"
     if free < _NO_ROOM_BYTES:
         return problem("room", says, "make room: without it changes go on without records")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Final
 
 from mirrorfs import mountinfo, system_calls
 from mirrorfs.findings import Finding, ok, warning
-from mirrorfs.journal.control_client import Status
 
 _KERNEL_MIN: Final = (5, 4)
 _PASSTHROUGH: Final = (6, 9)
@@ -57,10 +56,9 @@ def file_system_type(device: int) -> str:
     return next(kinds, "a file system that is not among the mounts")
 
 
-def users(source: str, root: int, status: Status | None) -> Iterator[Finding]:
+def users(source: str, root: int, ours: Set[int]) -> Iterator[Finding]:
     """Processes that hold the raw source: what they change, a mount does not see."""
     device = os.fstat(root).st_dev
-    ours = {os.getpid(), *([status.pid] if status is not None else [])}
     found = sorted(set(_holding(os.path.realpath(source), device)) - ours)
     if not found:
         yield ok("processes", f"{source}: none holds it past the mount")

@@ -340,8 +340,9 @@ def log_command(
     """Show all records about PATH, and about the object that is there (or was
     there last), wherever it was before: the newest last, with who wrote.
 
-    PATH is one in the source, from its root on. A TIME is 2026-11-22,
-    2026-11-22T05:00 (UTC), or so long ago: 90s, 15m, 3h, 7d.
+    PATH is one in the source or its mount, as the shell has it, or one from the
+    source's root on. A TIME is 2026-11-22, 2026-11-22T05:00 (UTC), or so long ago:
+    90s, 15m, 3h, 7d.
     """
     if not 1 <= len(arguments) <= 2:
         raise UsageError("arguments: [VOLUME.toml] and a path")
@@ -353,9 +354,13 @@ def log_command(
         raise UsageError(f"option '--since': {since}: {allowed}")
     with JournalReader(settings.journal) as reader:
         start = None if since_ns is None else reader.since(since_ns)
+        found = 0
         for record in history(reader, os.fsencode(path), start):
             if since_ns is None or record.time_ns >= since_ns:
+                found += 1
                 print(json.dumps(record_value(record)) if as_json else record_line(record))
+    if not found:
+        print(f"replicator: {path}: the journal has no records about it", file=sys.stderr)
 
 
 def _sequence(text: str) -> SequenceNumber:

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Iterator
 
 from mirrorfs.journal.control_client import ControlError
-from mirrorfs.journal.finding import Trail, relative
+from mirrorfs.journal.finding import Trail
+from mirrorfs.journal.paths import inside
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import ObjectId, Record, SequenceNumber
 from replicator.opening import open_journaled_source
@@ -22,8 +23,8 @@ def history(
     reader: JournalReader, path: bytes, start: SequenceNumber | None = None
 ) -> Iterator[Record]:
     """The records, oldest first, from `start` on. CorruptionError, RecordsGoneError, OSError."""
-    inside = relative(path, reader.header.source.path)
-    trail = Trail(inside, _object_at(reader, inside))
+    found = inside(path, reader)
+    trail = Trail(found, _object_at(reader, found))
     first = reader.first() if start is None else max(start, reader.first())
     for batch in reader.select(trail.wanted, first):
         for record in batch:

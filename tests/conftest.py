@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,11 @@ _REQUIRED = frozenset(os.environ.get("REQUIRE", "").replace(",", " ").split())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A facility REQUIRE does not know would otherwise be required of nobody."""
+    """A facility REQUIRE does not know would otherwise be required of nobody.
+
+    What is started here gets an interrupt, also where all this runs in a shell's background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     unknown = _REQUIRED - _FACILITIES.keys()
     if unknown:
         allowed = ", ".join(_FACILITIES)

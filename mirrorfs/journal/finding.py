@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,13 +48,28 @@ def parse_moment(text: str, now_ns: int) -> int | None:
     return whole * _NANOSECONDS + since.microseconds * 1000
 
 
-def relative(path: bytes, source: bytes) -> bytes:
-    """A path as records have it: relative to the source's root, which is named or stands for /."""
-    names = [name for name in path.split(b"/") if name not in (b"", b".")]
-    root = [name for name in source.split(b"/") if name]
-    if path.startswith(b"/") and names[: len(root)] == root:
-        names = names[len(root) :]
+def relative(path: bytes, roots: Iterable[bytes], at: bytes) -> bytes:
+    """A path as records have it: relative to the root of the source.
+
+    `roots`: where the source's root is, also by way of a mount; `at`: the directory the path is
+    meant from. A path that leads into none of the roots is one from the root on.
+    """
+    names = _names(path)
+    absolute = names if path.startswith(b"/") else _names(at + b"/" + path)
+    for root in map(_names, roots):
+        if absolute[: len(root)] == root:
+            return b"/".join(absolute[len(root) :])
     return b"/".join(names)
+
+
+def _names(path: bytes) -> list[bytes]:
+    names: list[bytes] = []
+    for name in path.split(b"/"):
+        if name == b"..":
+            del names[-1:]
+        elif name not in (b"", b"."):
+            names.append(name)
+    return names
 
 
 class PathPattern:

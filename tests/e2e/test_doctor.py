@@ -100,6 +100,7 @@ def test_beside_a_mount_over_itself(mounting: Mounting, replicating: Replicating
         before.wait()
     assert f"{before.pid} (sleep)" in found["processes"]["says"]
     assert f"{after.pid} (sleep)" not in found["processes"]["says"]
+    assert "replicator" not in found["processes"]["says"]
     for check in ("source", "records", "times", "clock steps", "guard", "options", "site site"):
         assert found[check]["level"] == "ok", found[check]
     replication.stop()

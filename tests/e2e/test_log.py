@@ -71,7 +71,8 @@ def test_who_wrote_a_file_through_its_renames(mounting: Mounting) -> None:
     assert f"by {pid} uid {SOMEBODY} job 4711" in text
     assert said(log(mounted, mounted.source / "new/field")) == expected
     assert said(log(mounted, "new/field", "--since", "1h")) == expected
-    assert log(mounted, "new/field", "--since", "2100-01-01") == []
+    later = ("--since", "2100-01-01", "new/field")
+    assert replicator("log", "--journal", mounted.journal, *later).stdout == ""
     (top / "new/field").unlink()
     mounted.umount()
     assert said(log(mounted, "new/field")) == [*expected, ("unlink", "new/field")]
@@ -86,6 +87,20 @@ def test_an_object_that_no_record_has_under_its_path(mounting: Mounting) -> None
     os.replace(mounted.source / "d", mounted.source / "e")
     kinds = [record["kind"] for record in log(mounted, "e/f")]
     assert kinds == ["create", "write"]
+
+
+def test_a_path_as_the_shell_has_it(mounting: Mounting) -> None:
+    mounted = mounting()
+    (mounted.mountpoint / "d").mkdir()
+    (mounted.mountpoint / "d/f").write_text("x")
+    expected = log(mounted, "d/f")
+    assert [record["kind"] for record in expected] == ["create", "write"]
+    assert log(mounted, mounted.source / "d/f") == expected
+    assert log(mounted, mounted.mountpoint / "d/f") == expected
+    for path in ("d/g", mounted.journal):
+        done = replicator("log", "--journal", mounted.journal, path)
+        line = f"replicator: {path}: the journal has no records about it\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", line)
 
 
 def test_searches(mounting: Mounting) -> None:

@@ -58,12 +58,24 @@ def test_no_times(text: str) -> None:
         (b"/", b""),
         (b"/a//b/", b"a/b"),
         (b"./a", b"a"),
-        (b"srv/data/a", b"srv/data/a"),
+        (b"/srv/../srv/data/a/../b", b"b"),
+        (b"/mnt/data/a", b"a"),
+        (b"mnt/data/a", b"a"),
+        (b"srv/x/../data/a", b"a"),
         (b"/srv/database", b"srv/database"),
+        (b"../../a", b"a"),
     ],
 )
 def test_paths_are_relative_to_the_root(path: bytes, inside: bytes) -> None:
-    assert relative(path, b"/srv/data") == inside
+    assert relative(path, (b"/srv/data", b"/mnt/data"), b"/") == inside
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [(b"x", b"run/x"), (b"../x", b"x"), (b"../../x", b"x"), (b"/run/x", b"run/x")],
+)
+def test_paths_are_meant_from_where_one_is(path: bytes, inside: bytes) -> None:
+    assert relative(path, (b"/srv/data",), b"/srv/data/run") == inside
 
 
 @pytest.mark.parametrize(
