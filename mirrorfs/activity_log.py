@@ -85,15 +85,15 @@ class ActivityLog:
         activity: Activity,
         make_durable: Callable[[], bool],
         ahead_ns: int = 0,
-        witness: Callable[[int], None] = lambda _: None,
+        witness: Callable[[int], bool] = lambda _: False,
         synced: Callable[[], int] = lambda: 0,
     ) -> None:
         """Make the file anew, with the entries there are, durably. OSError.
 
         `make_durable`: in another thread, the journal and then the source; False if one of them
         could not be. `ahead_ns`: the clock of the source's file system, less that of this host.
-        `witness`, in another thread: told of each generation that is on the disk. `synced`, too:
-        the last record that is.
+        `witness`, in another thread: told of each generation that is on the disk, and says whether
+        the source was. `synced`, too: the last record that is on the disk.
         """
         self.activity = activity
         self.failure: OSError | None = None
@@ -103,6 +103,7 @@ class ActivityLog:
         self._header = header
         self._swept_ns = header.swept_ns
         self._witness = witness
+        self._told = self._witnessed = header.witnessed
         self._synced = synced
         self._collapsing: Entry | None = None
         self._begun = self._ended = 0
@@ -214,7 +215,10 @@ class ActivityLog:
     def _write_slots(self, batch: Iterable[tuple[int, Entry | None]]) -> None:
         generation = self._header.generation + 1
         self._header = self._header._replace(
-            generation=generation, swept_ns=self._swept_ns, synced=self._synced()
+            generation=generation,
+            swept_ns=self._swept_ns,
+            synced=self._synced(),
+            witnessed=self._witnessed,
         )
         self._pwrite(encode_activity_header(self._header, SLOTS), 0)
         for slot, entry in batch:
@@ -225,7 +229,8 @@ class ActivityLog:
         """Who reads the file from now on knows what a power cut cannot take any more."""
         self._header = self._header._replace(durable=self._header.generation)
         self._pwrite(encode_activity_header(self._header, SLOTS), 0)
-        self._witness(self._header.generation)
+        if self._witness(self._header.generation):
+            self._told = self._header.generation
 
     def _pwrite(self, data: bytes, slot: int) -> None:
         if os.pwrite(self._fd, data, slot * SLOT_BYTES) != SLOT_BYTES:
@@ -245,8 +250,8 @@ class ActivityLog:
         self.activity.turn += 1
         turn = self.activity.turn
         self.on_sweep()
-        began_ns = self._past_ns()
+        began_ns, told = self._past_ns(), self._told
         if await trio.to_thread.run_sync(self._make_durable):
-            self._swept_ns = began_ns
+            self._swept_ns, self._witnessed = began_ns, told
             self.activity.sweep(turn)
             self.nudge()

@@ -6,7 +6,6 @@ compared. The journal and the source are only read; what follows is appended by 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -36,7 +35,7 @@ _log = logging.getLogger(__name__)
 UNCLEAN = "mirrorfs stopped without unmounting"
 RESTARTED = "the host was started again: the last changes may not have reached the disk"
 OTHERS = "other nodes may have changed the source"
-WENT_BACK = "the journal, or its activity log, is older than the source"
+WENT_BACK = "source and journal are not of the same time: one of them is an older copy"
 _WRITTEN_BACK_NS: Final = 600_000_000_000
 """Longer than a kernel keeps changed content from the disk, where nothing better is known."""
 
@@ -102,7 +101,7 @@ def _left(
     since_ns = 0 if stood else _since_ns(opened, told)
     if others:
         return Left([], everything, OTHERS, since_ns)
-    if witness is not None and _went_back(opened, told, witness):
+    if _went_back(opened, told, witness):
         return Left([], everything, WENT_BACK, since_ns)
     if told is None or not trusted:
         if opened.clean:
@@ -135,13 +134,16 @@ def _since_ns(opened: Opened, told: tuple[ActivityHeader, list[Slot]] | None) ->
 def _went_back(
     opened: Opened,
     told: tuple[ActivityHeader, list[Slot]] | None,
-    witness: tuple[bytes, int],
+    witness: tuple[bytes, int] | None,
 ) -> bool:
-    """Whether the source was changed through a later state of this journal."""
-    journal, generation = witness
-    if journal != opened.writer.header.journal:
-        return False  # it will be another one from now on
-    return told is None or told[0].generation < generation
+    """Whether the source was changed through a later state of this journal, or has lost more than
+    a power cut can take."""
+    seen = 0  # none, or of a journal that was here before this one
+    if witness is not None and witness[0] == opened.writer.header.journal:
+        seen = witness[1]
+    if told is None:
+        return seen > 0
+    return not told[0].witnessed <= seen <= told[0].generation
 
 
 def records(tree: BackingTree, left: Left) -> Iterator[Captured]:
@@ -189,10 +191,13 @@ def begin_log(
             return False
         return not is_degraded()
 
-    def witness(generation: int) -> None:
+    def witness(generation: int) -> bool:
         """In another thread."""
-        with contextlib.suppress(OSError):  # then less is known of what the journal had
+        try:
             bear_witness(writer.header.journal, generation)
+        except OSError:  # then less is known of what the journal had
+            return False
+        return True
 
     before = writer.header.incarnations
     header = ActivityHeader(
@@ -202,6 +207,7 @@ def begin_log(
         boot=activity_log.boot_id(),
         mount=system_calls.mount_id(tree.root),
         swept_ns=left.header.swept_ns if left.header is not None else 0,
+        witnessed=left.header.witnessed if left.header is not None else 0,
         generation=max([left.generation, *(each.generation for each in before)]),
     )
     activity = Activity(root)

@@ -17,7 +17,7 @@ HEADER_BYTES: Final = 256
 _MAGIC: Final = b"\x89MFSA\r\n\x1a"
 _VERSION: Final = 1
 _PREFIX: Final = struct.Struct("<8sHHI")
-_FIELDS: Final = struct.Struct("<16sQQ36sQqQQQ")
+_FIELDS: Final = struct.Struct("<16sQQ36sQqQQQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
 
 
@@ -35,6 +35,7 @@ class ActivityHeader(NamedTuple):
         generation: goes up whenever the file is written, over all incarnations.
         durable: the generation that is known to be on the disk.
         synced: every record up to it was on the disk of the journal.
+        witnessed: the source durably knows of that generation, or a later one.
     """
 
     journal: bytes
@@ -46,6 +47,7 @@ class ActivityHeader(NamedTuple):
     generation: int = 0
     durable: int = 0
     synced: int = 0
+    witnessed: int = 0
 
 
 def encode_activity_header(header: ActivityHeader, slots: int) -> bytes:

@@ -15,7 +15,7 @@ from mirrorfs.journal.activity_header import (
 )
 from mirrorfs.journal.record import Tag
 
-HEADER = ActivityHeader(bytes(range(16)), Tag(2**64 - 1), 7, b"b" * 36, 8, -9, 10, 11, 12)
+HEADER = ActivityHeader(bytes(range(16)), Tag(2**64 - 1), 7, b"b" * 36, 8, -9, 10, 11, 12, 13)
 
 
 def test_what_is_written_is_read_back() -> None:

@@ -171,10 +171,13 @@ def _refuse(_fd: int) -> None:
 
 def test_a_generation_is_told_of_when_it_is_on_the_disk(directory: int) -> None:
     seen: list[int] = []
+
+    def witness(generation: int) -> bool:
+        seen.append(generation)
+        return generation < 12
+
     activity = Activity(node(1)[0])
-    log = ActivityLog(
-        directory, HEADER._replace(generation=9), activity, lambda: True, 0, seen.append
-    )
+    log = ActivityLog(directory, HEADER._replace(generation=9), activity, lambda: True, 0, witness)
     assert seen == [10]
 
     async def main() -> None:
@@ -193,3 +196,4 @@ def test_a_generation_is_told_of_when_it_is_on_the_disk(directory: int) -> None:
     assert told is not None
     assert told[0].generation == told[0].durable >= 12
     assert told[0].swept_ns > 0
+    assert told[0].witnessed == 11
