@@ -12,13 +12,11 @@ import contextlib
 import errno
 import logging
 import os
-import struct
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
-import xxhash
 
 from mirrorfs.activity import (
     SLOT_BYTES,
@@ -31,37 +29,21 @@ from mirrorfs.activity import (
     encode_slot,
 )
 from mirrorfs.inodes import Node
+from mirrorfs.journal.activity_header import (
+    FILE_NAME,
+    ActivityHeader,
+    decode_activity_header,
+    encode_activity_header,
+)
 from mirrorfs.journal.record import ObjectId
 
 _log = logging.getLogger(__name__)
 
-FILE_NAME: Final = "activity"
 SWEEP_SECONDS: Final = 10.0
 _GATHER_SECONDS: Final = 0.02
 _AGAIN_SECONDS: Final = 1.0
 _MARGIN_NS: Final = 2_000_000_000
-_MAGIC: Final = b"\x89MFSA\r\n\x1a"
 _NEW: Final = FILE_NAME + ".new"
-_HEADER: Final = struct.Struct("<8sHHI16sQQ36s")
-_SUCCESSOR_AT: Final = 128
-_SUCCESSOR: Final = struct.Struct("<Q")
-_VERSION: Final = 1
-
-
-class Header(NamedTuple):
-    """Slot 0 of the file.
-
-    Attributes:
-        journal: UUID of the journal.
-        tag: incarnation whose changes it tells of.
-        previous: the incarnation before: the file tells of its changes too; 0 if there is none.
-        boot: the boot of this host in which it was made.
-    """
-
-    journal: bytes
-    tag: int
-    previous: int
-    boot: bytes
 
 
 def boot_id() -> bytes:
@@ -70,7 +52,7 @@ def boot_id() -> bytes:
         return file.read(36)
 
 
-def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
+def read(directory_fd: int) -> tuple[ActivityHeader, list[Slot]] | None:
     """What the mount before left; None if there is no such file, or its header is bad. OSError."""
     try:
         fd = os.open(FILE_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
@@ -78,52 +60,13 @@ def read(directory_fd: int) -> tuple[Header, list[Slot]] | None:
         return None
     with open(fd, "rb") as file:
         data = file.read(SLOTS * SLOT_BYTES)
-    checked, checksum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 8]
-    if len(checksum) < 8 or checksum != _checksum(checked):
+    told = decode_activity_header(data[:SLOT_BYTES])
+    if told is None:
         return None
-    magic, version, slot_bytes, slots, journal, tag, previous, boot = _HEADER.unpack(checked)
-    if (magic, version, slot_bytes) != (_MAGIC, _VERSION, SLOT_BYTES):
-        return None
+    header, slots = told
     offsets = range(SLOT_BYTES, min(slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES)
     found = (decode_slot(data[offset : offset + SLOT_BYTES]) for offset in offsets)
-    return Header(journal, tag, previous, boot), [slot for slot in found if slot is not None]
-
-
-def encode_header(header: Header) -> bytes:
-    """Slot 0."""
-    packed = _HEADER.pack(_MAGIC, _VERSION, SLOT_BYTES, SLOTS, *header)
-    return (packed + _checksum(packed)).ljust(SLOT_BYTES, b"\0")
-
-
-def announce(directory_fd: int, tag: int) -> None:
-    """In the file that the mount before left: the incarnation `tag` has begun, and has changed
-    nothing yet. Durable before its first record, or a kill of it would leave a journal that goes
-    on behind what the file tells of. FileNotFoundError, OSError."""
-    fd = os.open(FILE_NAME, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
-        packed = _SUCCESSOR.pack(tag)
-        os.pwrite(fd, packed + _checksum(packed), _SUCCESSOR_AT)
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
-
-
-def announced(directory_fd: int) -> int | None:
-    """The incarnation that `announce` named last, if any. OSError."""
-    fd = os.open(FILE_NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
-        data = os.pread(fd, _SUCCESSOR.size + 8, _SUCCESSOR_AT)
-    finally:
-        os.close(fd)
-    packed, checksum = data[: _SUCCESSOR.size], data[_SUCCESSOR.size :]
-    if checksum != _checksum(packed):
-        return None
-    tag: int = _SUCCESSOR.unpack(packed)[0]
-    return tag
-
-
-def _checksum(data: bytes) -> bytes:
-    return xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
+    return header, [slot for slot in found if slot is not None]
 
 
 class ActivityLog:
@@ -138,21 +81,30 @@ class ActivityLog:
     def __init__(
         self,
         directory_fd: int,
-        header: Header,
+        header: ActivityHeader,
         activity: Activity,
         make_durable: Callable[[], bool],
         ahead_ns: int = 0,
+        witness: Callable[[int], bool] = lambda _: False,
+        synced: Callable[[], int] = lambda: 0,
     ) -> None:
         """Make the file anew, with the entries there are, durably. OSError.
 
         `make_durable`: in another thread, the journal and then the source; False if one of them
         could not be. `ahead_ns`: the clock of the source's file system, less that of this host.
+        `witness`, in another thread: told of each generation that is on the disk, and says whether
+        the source was. `synced`, too: the last record that is on the disk.
         """
         self.activity = activity
         self.failure: OSError | None = None
         self._make_durable = make_durable
         self.on_sweep: Callable[[], None] = lambda: None
         self._ahead_ns = ahead_ns
+        self._header = header
+        self._swept_ns = header.swept_ns
+        self._witness = witness
+        self._told = self._witnessed = header.witnessed
+        self._synced = synced
         self._collapsing: Entry | None = None
         self._begun = self._ended = 0
         self._wanted = trio.Event()
@@ -163,12 +115,12 @@ class ActivityLog:
         self._fd = os.open(_NEW, flags, 0o600, dir_fd=directory_fd)
         try:
             os.posix_fallocate(self._fd, 0, SLOTS * SLOT_BYTES)
-            os.pwrite(self._fd, encode_header(header), 0)
             batch = activity.to_write()
-            self._write(batch)
+            self._write_slots(batch)
             activity.written(batch)
             os.replace(_NEW, FILE_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
             os.fsync(directory_fd)
+            self._tell_durable()
         except BaseException:
             os.close(self._fd)
             raise
@@ -180,7 +132,7 @@ class ActivityLog:
     def touch(self, node: Node, object_id: ObjectId, *, is_object: bool = False) -> bool:
         """May something be changed in that directory (or in that file, if none is known)? If not
         yet, wait until it is `durable`, and ask again."""
-        now_ns = time.time_ns() + self._ahead_ns - _MARGIN_NS
+        now_ns = self._past_ns()
         try:
             if is_object:
                 return self.activity.touch_object(node, object_id, now_ns).reliable
@@ -192,8 +144,12 @@ class ActivityLog:
     def born(self, node: Node, object_id: ObjectId) -> None:
         """A directory was made; see Activity."""
         with contextlib.suppress(FullError):
-            self.activity.born(node, object_id, time.time_ns() + self._ahead_ns - _MARGIN_NS)
+            self.activity.born(node, object_id, self._past_ns())
             self.nudge()
+
+    def _past_ns(self) -> int:
+        """A time of the source's file system that is surely past."""
+        return time.time_ns() + self._ahead_ns - _MARGIN_NS
 
     def may_move(self, node: Node, object_id: ObjectId) -> bool:
         """May that directory be renamed? As `touch`, and after it."""
@@ -253,11 +209,32 @@ class ActivityLog:
 
     def _write(self, batch: Iterable[tuple[int, Entry | None]]) -> None:
         """In another thread: only what does not change any more is looked at."""
+        self._write_slots(batch)
+        self._tell_durable()
+
+    def _write_slots(self, batch: Iterable[tuple[int, Entry | None]]) -> None:
+        generation = self._header.generation + 1
+        self._header = self._header._replace(
+            generation=generation,
+            swept_ns=self._swept_ns,
+            synced=self._synced(),
+            witnessed=self._witnessed,
+        )
+        self._pwrite(encode_activity_header(self._header, SLOTS), 0)
         for slot, entry in batch:
-            data = bytes(SLOT_BYTES) if entry is None else encode_slot(entry.says)
-            if os.pwrite(self._fd, data, slot * SLOT_BYTES) != SLOT_BYTES:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self._pwrite(bytes(SLOT_BYTES) if entry is None else encode_slot(entry.says), slot)
         os.fdatasync(self._fd)
+
+    def _tell_durable(self) -> None:
+        """Who reads the file from now on knows what a power cut cannot take any more."""
+        self._header = self._header._replace(durable=self._header.generation)
+        self._pwrite(encode_activity_header(self._header, SLOTS), 0)
+        if self._witness(self._header.generation):
+            self._told = self._header.generation
+
+    def _pwrite(self, data: bytes, slot: int) -> None:
+        if os.pwrite(self._fd, data, slot * SLOT_BYTES) != SLOT_BYTES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     async def _keep_sweeping(self) -> None:
         while True:
@@ -273,5 +250,8 @@ class ActivityLog:
         self.activity.turn += 1
         turn = self.activity.turn
         self.on_sweep()
-        if await trio.to_thread.run_sync(self._make_durable) and self.activity.sweep(turn):
+        began_ns, told = self._past_ns(), self._told
+        if await trio.to_thread.run_sync(self._make_durable):
+            self._swept_ns, self._witnessed = began_ns, told
+            self.activity.sweep(turn)
             self.nudge()

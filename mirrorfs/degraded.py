@@ -105,17 +105,23 @@ class EnduringJournal:
     # -- the beginning and the end of an incarnation ---------------------------------------------
 
     def begin(
-        self, mount: Mount, active: Iterable[Mark], unclean: str, noted: Noted | None
+        self,
+        mount: Mount,
+        active: Iterable[Mark],
+        unclean: str,
+        noted: Noted | None,
+        since_ns: int = 0,
     ) -> None:
         """The first records, durable before anything can change through the mount.
 
         After an unclean end: a `reconcile` of what may have been changing then (`active`), for the
-        reason `unclean`. Then one of each directory that was marked, as far as there is room.
+        reason `unclean`, with `since_ns` (record.Reconcile). Then one of each directory that was
+        marked, as far as there is room.
         JournalWriteError: not even the first ones are possible.
         """
         self._append(Kind.MOUNT, mount)
         for mark in active:
-            sequence = self._append(Kind.RECONCILE, _reconcile(mark, unclean))
+            sequence = self._append(Kind.RECONCILE, _reconcile(mark, unclean, since_ns))
             where = "the tree" if mark.directory == self._root else "a directory"
             _log.warning("%s: reconcile of %s is %d", unclean, where, sequence)
         self.writer.sync()
@@ -381,5 +387,5 @@ class EnduringJournal:
         return True
 
 
-def _reconcile(mark: Mark, reason: str) -> Reconcile:
-    return Reconcile(mark.directory, mark.whole, mark.path, reason)
+def _reconcile(mark: Mark, reason: str, since_ns: int = 0) -> Reconcile:
+    return Reconcile(mark.directory, mark.whole, mark.path, reason, since_ns)

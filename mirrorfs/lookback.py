@@ -6,22 +6,27 @@ compared. The journal and the source are only read; what follows is appended by 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from mirrorfs import activity_log, capture, system_calls
 from mirrorfs.activity import Activity, Slot
-from mirrorfs.activity_log import ActivityLog, Header
+from mirrorfs.activity_log import ActivityLog
 from mirrorfs.aftermath import Doubt, doubts
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.capture import Captured, Subject
 from mirrorfs.inodes import Node
+from mirrorfs.journal.activity_header import (
+    FILE_NAME,
+    HEADER_BYTES,
+    ActivityHeader,
+    decode_activity_header,
+)
 from mirrorfs.journal.record import ObjectId
 from mirrorfs.journal.recovery import Opened
 from mirrorfs.journal.segment import Incarnation
@@ -34,6 +39,9 @@ _log = logging.getLogger(__name__)
 UNCLEAN = "mirrorfs stopped without unmounting"
 RESTARTED = "the host was started again: the last changes may not have reached the disk"
 OTHERS = "other nodes may have changed the source"
+WENT_BACK = "source and journal are not of the same time: one of them is an older copy"
+_WRITTEN_BACK_NS: Final = 600_000_000_000
+"""Longer than a kernel keeps changed content from the disk, where nothing better is known."""
 
 
 class Ended(NamedTuple):
@@ -41,18 +49,20 @@ class Ended(NamedTuple):
 
     Attributes:
         journal: its UUID.
-        tag: the last incarnation with a record; None if there is none.
+        tags: incarnations with a record, oldest first.
         clean: it ended with `unmount`.
+        last_ns: time of the last record; 0 if there is none.
     """
 
     journal: bytes
-    tag: int | None
+    tags: tuple[int, ...]
     clean: bool
+    last_ns: int
 
 
-def last_tag(incarnations: Iterable[Incarnation]) -> int | None:
-    """Of these, oldest first, the last one with a record."""
-    return next((i.tag for i in reversed(list(incarnations)) if i.last >= i.first), None)
+def tags_of(incarnations: Iterable[Incarnation]) -> tuple[int, ...]:
+    """Of these, oldest first, those with a record."""
+    return tuple(each.tag for each in incarnations if each.last >= each.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +73,18 @@ class Left:
         slots: entries of its activity log, to be taken over.
         doubts: what must be compared.
         reason: why.
+        since_ns: content that was changed from that time on may be lost, the change times being
+            there; 0: the source has lost nothing.
+        header: of that log; None if it tells nothing.
+        generation: the last one of that log that anybody may have seen.
     """
 
     slots: list[Slot]
     doubts: list[Doubt]
     reason: str
+    since_ns: int = 0
+    header: ActivityHeader | None = None
+    generation: int = 0
 
     @property
     def marks(self) -> list[Mark]:
@@ -76,35 +93,97 @@ class Left:
 
 
 def look_back(
-    journal: str, opened: Opened, tree: BackingTree, *, trusted: bool, others: bool
+    journal: str,
+    opened: Opened,
+    tree: BackingTree,
+    *,
+    trusted: bool,
+    others: bool,
+    witness: tuple[bytes, int] | None,
 ) -> Left:
     """What a mount that begins must have compared: see `foresee`."""
     header = opened.writer.header
-    ended = Ended(header.journal, last_tag(header.incarnations), opened.clean)
-    return foresee(journal, ended, tree, trusted=trusted, others=others)
+    ended = Ended(header.journal, tags_of(header.incarnations), opened.clean, opened.ended_ns)
+    return foresee(journal, ended, tree, trusted=trusted, others=others, witness=witness)
 
 
-def foresee(journal: str, ended: Ended, tree: BackingTree, *, trusted: bool, others: bool) -> Left:
+def foresee(
+    journal: str,
+    ended: Ended,
+    tree: BackingTree,
+    *,
+    trusted: bool,
+    others: bool,
+    witness: tuple[bytes, int] | None,
+) -> Left:
     """What must be compared. Changes nothing.
 
     `trusted`: the log that was left tells of everything. `others`: somebody else has changed the
-    source since.
+    source since. `witness`: what the source says of the log (VolumeDirectory).
     """
+    told = _read(journal, ended, witness)
+    left = _left(ended, tree, told, trusted=trusted, others=others, witness=witness)
+    seen = 0 if witness is None else witness[1]
+    return replace(left, generation=max(seen, 0 if told is None else told[0].generation))
+
+
+def _left(
+    ended: Ended,
+    tree: BackingTree,
+    told: tuple[ActivityHeader, list[Slot]] | None,
+    *,
+    trusted: bool,
+    others: bool,
+    witness: tuple[bytes, int] | None,
+) -> Left:
     everything = [Doubt(tree.root_id, b"", whole=True)]
+    stood = told is not None and _stood(told[0], tree)
+    since_ns = 0 if stood else _since_ns(ended, told)
     if others:
-        return Left([], everything, OTHERS)
-    told = read_log(journal, ended) if trusted else None
-    if told is None:
-        return Left([], [] if ended.clean else everything, UNCLEAN)
+        return Left([], everything, OTHERS, since_ns)
+    if _went_back(ended, told, witness):
+        return Left([], everything, WENT_BACK, since_ns)
+    if told is None or not trusted:
+        if ended.clean:
+            return Left([], [], UNCLEAN)
+        return Left([], everything, UNCLEAN, since_ns)
     header, slots = told
-    if ended.clean and header.boot == activity_log.boot_id():
-        return Left(slots, [], UNCLEAN)
+    if ended.clean and stood:
+        return Left(slots, [], UNCLEAN, 0, header)
     reason = RESTARTED if ended.clean else UNCLEAN
     try:
-        return Left(slots, doubts(tree, slots), reason)
+        return Left(slots, doubts(tree, slots), reason, since_ns, header)
     except OSError as error:
         _log.warning("the source cannot be looked at: %s", error.strerror)
-        return Left(slots, everything, reason)
+        return Left(slots, everything, reason, since_ns, header)
+
+
+def _stood(header: ActivityHeader, tree: BackingTree) -> bool:
+    """Whether what that log tells of is in memory or on disk: nothing was cut off since."""
+    mount = system_calls.mount_id(tree.root)
+    return header.boot == activity_log.boot_id() and header.mount == mount != 0
+
+
+def _since_ns(ended: Ended, told: tuple[ActivityHeader, list[Slot]] | None) -> int:
+    """From when on content may be lost after a power cut; by the clock of the source."""
+    if told is not None:
+        return max(1, told[0].swept_ns)
+    return max(1, ended.last_ns - _WRITTEN_BACK_NS)
+
+
+def _went_back(
+    ended: Ended,
+    told: tuple[ActivityHeader, list[Slot]] | None,
+    witness: tuple[bytes, int] | None,
+) -> bool:
+    """Whether the source was changed through a later state of this journal, or has lost more than
+    a power cut can take."""
+    seen = 0  # none, or of a journal that was here before this one
+    if witness is not None and witness[0] == ended.journal:
+        seen = witness[1]
+    if told is None:
+        return seen > 0
+    return not told[0].witnessed <= seen <= told[0].generation
 
 
 def noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
@@ -117,19 +196,6 @@ def noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
         return found
     _log.warning("the marks cannot be read: everything is compared")
     return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))
-
-
-def announce(journal: str, tag: int) -> None:
-    """Before the first record of an incarnation: it has changed nothing yet, and what the mount
-    before it left still tells of everything."""
-    fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            activity_log.announce(fd, tag)
-    except OSError as error:
-        _log.warning("activity: cannot be written: %s", error.strerror)
-    finally:
-        os.close(fd)
 
 
 def records(tree: BackingTree, left: Left) -> Iterator[Captured]:
@@ -161,6 +227,7 @@ def begin_log(
     left: Left,
     ahead_ns: Callable[[], int],
     is_degraded: Callable[[], bool],
+    bear_witness: Callable[[bytes, int], None],
 ) -> ActivityLog | None:
     """The activity log of a mount that begins; None if the disk does not take it."""
 
@@ -176,12 +243,24 @@ def begin_log(
             return False
         return not is_degraded()
 
+    def witness(generation: int) -> bool:
+        """In another thread."""
+        try:
+            bear_witness(writer.header.journal, generation)
+        except OSError:  # then less is known of what the journal had
+            return False
+        return True
+
     before = writer.header.incarnations
-    header = Header(
+    header = ActivityHeader(
         journal=writer.header.journal,
         tag=writer.header.tag,
         previous=before[-1].tag if before else 0,
         boot=activity_log.boot_id(),
+        mount=system_calls.mount_id(tree.root),
+        swept_ns=left.header.swept_ns if left.header is not None else 0,
+        witnessed=left.header.witnessed if left.header is not None else 0,
+        generation=max([left.generation, *(each.generation for each in before)]),
     )
     activity = Activity(root)
     # Where no name of a file is known, each further start would have the sites look everywhere.
@@ -192,7 +271,15 @@ def begin_log(
     try:
         fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return ActivityLog(fd, header, activity, make_durable, ahead_ns())
+            return ActivityLog(
+                fd,
+                header,
+                activity,
+                make_durable,
+                ahead_ns(),
+                witness,
+                lambda: writer.durable_head,
+            )
         finally:
             os.close(fd)
     except OSError as error:
@@ -200,19 +287,34 @@ def begin_log(
         return None
 
 
-def read_log(journal: str, ended: Ended) -> tuple[Header, list[Slot]] | None:
-    """The log of the mount before, if it is that one's."""
+def told(journal: str) -> ActivityHeader | None:
+    """What the activity log of that journal says of itself; None if there is none."""
+    try:
+        with open(f"{journal}/{FILE_NAME}", "rb") as file:
+            found = decode_activity_header(file.read(HEADER_BYTES))
+    except OSError:
+        return None
+    return None if found is None else found[0]
+
+
+def _read(
+    journal: str, ended: Ended, witness: tuple[bytes, int] | None
+) -> tuple[ActivityHeader, list[Slot]] | None:
+    """The log of the mount before, if it is that one's.
+
+    Where the source bears witness that there was no later one, a start that was cut off before
+    its log was made does not matter.
+    """
     fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         told = activity_log.read(fd)
-        if told is None:
-            return None
-        tags = (told[0].tag, told[0].previous, activity_log.announced(fd))
     except OSError as error:
         _log.warning("the activity log cannot be read: %s", error.strerror)
         return None
     finally:
         os.close(fd)
-    if ended.tag is None or told[0].journal != ended.journal or ended.tag not in tags:
+    if told is None or not ended.tags or told[0].journal != ended.journal:
         return None
-    return told
+    if witness is not None and witness[0] == told[0].journal:
+        return told if told[0].tag in ended.tags else None
+    return told if ended.tags[-1] in (told[0].tag, told[0].previous) else None

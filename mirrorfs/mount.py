@@ -202,11 +202,12 @@ def _open_journal(
     )
     identifier = identifier or directory.make_uuid()
     reserve = Reserve(volume.journal_directory, volume.journal_reserve)
+    told = lookback.told(volume.journal_directory)
     try:
         while True:
             try:
                 opened = open_journal(
-                    volume.journal_directory, identifier, identity, volume.node, options
+                    volume.journal_directory, identifier, identity, volume.node, options, told
                 )
                 break
             except OSError as error:
@@ -252,16 +253,20 @@ def _begin(
     if opened.torn is not None:
         _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
     record = Mount(host(), os.getpid(), version(), mountpoint, clean)
+    try:
+        witness = directory.witness()
+    except OSError as error:
+        raise CannotWriteError(f"{volume.source}/{RESERVED}: {error.strerror}") from None
     left = lookback.look_back(
         volume.journal_directory,
         opened,
         tree,
         trusted=directory.trusts_activity(),
         others=others,
+        witness=witness,
     )
-    lookback.announce(volume.journal_directory, opened.writer.header.tag)
     try:
-        journal.begin(record, left.marks, left.reason, noted)
+        journal.begin(record, left.marks, left.reason, noted, left.since_ns)
         for captured in lookback.records(tree, left):
             journal.append(*captured)
         directory.note_writers()
@@ -291,6 +296,7 @@ def _begin_log(
         left,
         directory.ahead_ns,
         lambda: journal.degraded is not None,
+        directory.bear_witness,
     )
     try:
         if log is None:

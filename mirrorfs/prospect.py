@@ -136,19 +136,22 @@ def look(volume: Volume) -> Prospect:
         _check_same(volume, reader.header, tree, directory)
         others = end.head > 0 and directory.changed_by_others()
         trusted = directory.trusts_activity()
-        left = lookback.foresee(journal, end.ended, tree, trusted=trusted, others=others)
-        told_of = lookback.read_log(journal, end.ended) if trusted and not others else None
+        witness = directory.witness()
+        left = lookback.foresee(
+            journal, end.ended, tree, trusted=trusted, others=others, witness=witness
+        )
+        header = left.header
         noted = lookback.noted(directory, tree.root_id)
         return Prospect(
             journal=journal,
             source=tree.path,
             head=end.head,
-            last_ns=end.last_ns,
+            last_ns=end.ended.last_ns,
             clean=end.ended.clean,
-            tag=end.ended.tag,
+            tag=end.ended.tags[-1] if end.ended.tags else None,
             torn_bytes=end.torn_bytes,
-            entries=None if told_of is None else len(told_of[1]),
-            other_boot=told_of is not None and told_of[0].boot != activity_log.boot_id(),
+            entries=None if header is None else len(left.slots),
+            other_boot=header is not None and header.boot != activity_log.boot_id(),
             marked=None if noted is None else noted.reason,
             reason=left.reason if left.doubts else "",
             compared=tuple(_comparisons(left, noted)),
@@ -160,7 +163,6 @@ class _End(NamedTuple):
 
     ended: Ended
     head: SequenceNumber
-    last_ns: int
     torn_bytes: int
 
 
@@ -170,8 +172,9 @@ def _end(reader: JournalReader) -> _End:
     start = head if head >= reader.first() else None
     for batch in reader.read(start):
         last_ns, clean = batch[-1].time_ns, batch[-1].kind is Kind.UNMOUNT
-    ended = Ended(header.journal, lookback.last_tag(reader.incarnations()), clean)
-    return _End(ended, head, last_ns, reader.unread_bytes())
+    tags = lookback.tags_of(reader.incarnations())
+    ended = Ended(header.journal, tags, clean, last_ns)
+    return _End(ended, head, reader.unread_bytes())
 
 
 def _volume_directory(volume: Volume, tree: BackingTree) -> VolumeDirectory:

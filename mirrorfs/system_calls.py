@@ -24,6 +24,8 @@ _FS_IOC_GETFSUUID: Final = 0x80111500
 _PR_GET_SECUREBITS: Final = 27
 _PR_SET_SECUREBITS: Final = 28
 _SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
+_STATX_MNT_ID_UNIQUE: Final = 0x4000
+_STATX_MNT_ID_AT: Final = 144
 _KCMP: Final = {"x86_64": 312, "i686": 349, "ppc64le": 354, "s390x": 343}
 _KCMP_ELSEWHERE: Final = 272
 _KCMP_VM: Final = 1
@@ -44,6 +46,7 @@ _prctl = _libc.prctl
 _capget = _libc.capget
 _capset = _libc.capset
 _fstatfs = _libc.fstatfs
+_statx = _libc.statx
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _fanotify_init = _libc.fanotify_init
@@ -90,6 +93,18 @@ def file_handle(descriptor: int, name: bytes = b"") -> tuple[int, bytes]:
     raw = _handle.raw
     size, kind = _HANDLE_HEAD.unpack_from(raw)
     return kind, raw[_HANDLE_HEAD.size : _HANDLE_HEAD.size + size]
+
+
+def mount_id(descriptor: int) -> int:
+    """Id of the mount it was opened on, never used again in this boot; 0 if it cannot be told
+    (before Linux 6.8)."""
+    answer = ctypes.create_string_buffer(256)
+    if _statx(descriptor, b"", AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, answer) != 0:
+        return 0
+    if not struct.unpack_from("<I", answer.raw)[0] & _STATX_MNT_ID_UNIQUE:
+        return 0
+    found: int = struct.unpack_from("<Q", answer.raw, _STATX_MNT_ID_AT)[0]
+    return found
 
 
 def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:

@@ -11,10 +11,13 @@ import errno
 import fcntl
 import logging
 import os
+import struct
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Final
+
+import xxhash
 
 from mirrorfs.errors import CannotWriteError, RefusedError, UnusableError
 
@@ -25,8 +28,11 @@ _UUID_NAME = "volume"
 _MARKS_NAME = "degraded"
 _SPARE_NAME = "spare"
 _SPARE_BYTES = 64 << 10
+_CHECKSUM_BYTES = 8
 _NODES_NAME = "nodes"
 _UNTOLD_NAME = "untold"
+_WITNESS_NAME = "activity"
+_WITNESS = struct.Struct("<16sQQ")
 _MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,6 +51,8 @@ class VolumeDirectory:
         self._node = node
         self._marks_name = f"{_MARKS_NAME}-{node}" if node else _MARKS_NAME
         self._spare_name = f"{_SPARE_NAME}-{node}" if node else _SPARE_NAME
+        self._witness_name = f"{_WITNESS_NAME}-{node}" if node else _WITNESS_NAME
+        self._witness_fd = -1
         self._untold_name = f"{_UNTOLD_NAME}-{node}" if node else _UNTOLD_NAME
         try:
             with contextlib.suppress(FileExistsError):
@@ -60,6 +68,8 @@ class VolumeDirectory:
     def close(self) -> None:
         """Let the source go."""
         self._close_marks()
+        if self._witness_fd >= 0:
+            os.close(self._witness_fd)
         os.close(self._fd)
 
     def lock(self) -> None:
@@ -126,6 +136,29 @@ class VolumeDirectory:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._untold_name, dir_fd=self._fd)
             os.fsync(self._fd)
+
+    def witness(self) -> tuple[bytes, int] | None:
+        """The journal whose activity log told last of changes here, and which generation of it
+        there surely was; None if that is not known. OSError."""
+        try:
+            data = self._read(self._witness_name)
+        except FileNotFoundError:
+            return None
+        if len(data) != _WITNESS.size:
+            return None
+        journal, generation, checksum = _WITNESS.unpack(data)
+        if checksum != xxhash.xxh3_64_intdigest(data[:-_CHECKSUM_BYTES]):
+            return None
+        return journal, generation
+
+    def bear_witness(self, journal: bytes, generation: int) -> None:
+        """There is that generation of the activity log. Not synced: after a power cut an older one
+        may be told of. OSError."""
+        if self._witness_fd < 0:
+            self._witness_fd = os.open(self._witness_name, _MARK, 0o600, dir_fd=self._fd)
+        packed = _WITNESS.pack(journal, generation, 0)[:-_CHECKSUM_BYTES]
+        checksum = xxhash.xxh3_64_intdigest(packed).to_bytes(_CHECKSUM_BYTES, "little")
+        _write_all(self._witness_fd, packed + checksum, 0)
 
     def ahead_ns(self) -> int:
         """The clock of the source's file system, less that of this host. OSError."""

@@ -30,7 +30,8 @@ class Doubts:
     def add(self, directory: ObjectId) -> None:
         """To be called before what puts it in doubt is done. Raises StoreError."""
         if directory not in self._directories:
-            self._store.append_file(FILE, _LENGTH.pack(len(directory)) + directory)
+            told = _LENGTH.pack(len(directory)) + directory
+            self._store.append_file(FILE, told, durable=True)
             self._directories[directory] = None
 
     def next(self) -> ObjectId | None:

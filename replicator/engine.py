@@ -11,12 +11,21 @@ import contextlib
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
-from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from mirrorfs.journal.record import (
+    Change,
+    ObjectId,
+    Place,
+    Reconcile,
+    Record,
+    SequenceNumber,
+    Tag,
+)
 from replicator.escape import Escape
 from replicator.held import DeferredError, HeldSteps, Subject
+from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
@@ -29,7 +38,7 @@ from replicator.site_state import (
     encode_state,
 )
 from replicator.step import Step
-from replicator.stores.base import SiteStore, StoreError
+from replicator.stores.base import SiteStore, StoreError, UnsyncedError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
@@ -59,6 +68,10 @@ class Surroundings:
         head: the newest record of the journal.
         tick: called now and then during long steps; may raise to stop them.
         boot: id of this boot of the host.
+        mount: which mount of the site's file system this is; 0 if that is not known.
+        log: the activity log of the journal: the incarnation it tells of, and the generation that
+            is surely on its disk.
+        unsynced: the site could not be synced: what was copied since the saved state may be lost.
         random: for jitter.
     """
 
@@ -68,6 +81,9 @@ class Surroundings:
     tick: Callable[[], None]
     boot: str
     random: Random
+    mount: int = 1
+    log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
+    unsynced: bool = False
 
 
 class Engine:
@@ -105,14 +121,21 @@ class Engine:
             self._escape.after_gap(self._gap(), (), keep=state.keeping)
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
-        lost = not state.stopped and state.boot not in ("", world.boot)
-        self._recopy: tuple[SequenceNumber, Mode] | None = None
-        if lost:
-            self._recopy = (world.head(), replace(NORMAL, recopy_after=working))
+        self._take_up_losses()
         self._unsaved = True
         self._root = source.root.id
         if state.initial:
             self.plan.add_reconcile(ReconcileItem(self._root, True, (working, 0), b""))
+
+    def _take_up_losses(self) -> None:
+        """What may be lost of what was copied, and of what it was copied from."""
+        state, world = self.state, self._world
+        source = [(Tag(int(tag, 16)), since_ns) for tag, since_ns in state.source_cuts]
+        losses = self.step.bench.losses = Losses(state.site_cuts, source)
+        stood = state.boot == world.boot and state.mount == world.mount != 0
+        if world.unsynced or not (state.stopped or stood or not state.boot):
+            state.saves = losses.site_cut(state.saves)
+        self.step.bench.saved = state.saves
 
     # records -----------------------------------------------------------------------------------
 
@@ -127,6 +150,8 @@ class Engine:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
             body = record.body
+            if isinstance(body, Reconcile) and body.since_ns:
+                self.step.bench.losses.source_cut(tag, body.since_ns)
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
 
@@ -238,8 +263,6 @@ class Engine:
     def _mode(self, item: Item) -> Mode:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
-        if self._recopy is not None and item.position[0] <= self._recopy[0]:
-            return self._recopy[1]
         if self.plan.reconciles or self._held.reconciles:
             return Mode(gap=self._gap(), keep=True)
         if self._escape.open:
@@ -250,6 +273,8 @@ class Engine:
         """A step failed: try again a few times if that may help, then hold it and go on."""
         no_space = isinstance(error, StoreError) and error.no_space
         self._tries += 1
+        if isinstance(error, UnsyncedError):
+            raise error
         if no_space or (error.transient and self._tries < _TRIES_MAX):
             raise error
         self._tries = 0
@@ -343,8 +368,16 @@ class Engine:
         state.escaping, state.keeping = self._escape.open, self._escape.keep
         clean = clean_cursor(working, state.held, initial=state.initial)
         state.clean = min(clean, state.clean) if self.step.bench.doubt else clean
-        state.boot, state.stopped = self._world.boot, stopped
+        state.boot, state.mount = self._world.boot, self._world.mount
+        state.stopped = stopped
+        log_tag, state.generation = self._world.log()
+        state.log_tag = f"{log_tag:016x}"
         state.saved_ns = self._world.clock_ns()
+        losses = self.step.bench.losses
+        state.site_cuts = losses.site
+        state.source_cuts = [(f"{tag:016x}", since_ns) for tag, since_ns in losses.source]
+        state.saves += 1
+        self.step.bench.saved = state.saves  # whether or not it comes to the disk
         self.store.write_file(STATE_FILE, encode_state(state))
         self.plan.forget(working)
         self._unsaved = False

@@ -15,6 +15,7 @@ from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import HeldSteps
 from replicator.limbo import limbo_name
+from replicator.losses import Losses
 from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
@@ -51,7 +52,6 @@ class Mode:
         keep: what is removed goes to `kept`.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
-        recopy_after: see `schedule.content_state`.
     """
 
     trust: bool = True
@@ -62,7 +62,6 @@ class Mode:
     keep: bool = False
     adopt: bool = False
     exact: bool = False
-    recopy_after: SequenceNumber | None = None
 
 
 NORMAL = Mode()
@@ -79,6 +78,8 @@ class Bench:
         held: the steps that failed or wait.
         touched: directories whose times must be set.
         timeless: directories whose times could not be set, and why: to be tried again.
+        losses: what power cuts may have taken from site and source.
+        saved: the number of the state that is saved at the site.
     """
 
     source: SourceTree
@@ -90,6 +91,8 @@ class Bench:
     doubt: Doubts
     escape: Escape
     held: HeldSteps
+    losses: Losses = field(default_factory=Losses)
+    saved: int = 0
     counters: Counters = field(default_factory=Counters)
     touched: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
@@ -106,8 +109,14 @@ class Bench:
             trust=self._trusts(mark, mode),
             wait=mode.wait,
             arriving=arriving,
-            recopy_after=mode.recopy_after,
+            lost=mark is not None and self.losses.of_site(mark),
+            unproven=mark is not None and self.may_be_better(mark, found.ctime_ns),
         )
+
+    def may_be_better(self, mark: Mark, ctime_ns: int) -> bool:
+        """Whether the source object, which has that change time now, may have lost content that
+        the copy still has."""
+        return self.losses.of_source(mark, ctime_ns, self.incarnations)
 
     def _trusts(self, mark: Mark | None, mode: Mode) -> bool:
         """Whether the records tell every change of that copy's content."""
@@ -153,7 +162,7 @@ class Bench:
         if not trusted or self.object_waits(mark.object):
             wanted = replace(mark, flags=mark.flags | MarkFlag.OWED)
         if stat.S_ISREG(entry.mode) and (told or not trusted):
-            wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
+            wanted = replace(wanted, flags=wanted.flags & ~MarkFlag.CONTENT)
         if wanted != mark:
             self.store.set_mark(directory, name, wanted)
 
@@ -278,12 +287,13 @@ class Moves:
                 self._bench.leaves(directory, place.name, entry, mode)
                 self._store.link(directory, place.name, self._limbo.directory, name)
         elif mode.keep or entry.mark is None:
-            self.keep_version(directory, place)
+            self.keep_version(directory, place.name, place)
 
-    def keep_version(self, directory: Directory, place: Place) -> None:
-        """Keep the non-directory that stands at a place, which is about to be replaced."""
+    def keep_version(self, directory: Directory, name: bytes, place: Place) -> None:
+        """Keep the non-directory that stands there, and belongs to that place: it is about to be
+        replaced."""
         limbo, slot = self._limbo.directory, self._limbo.slot()
-        self._store.link(directory, place.name, limbo, slot)
+        self._store.link(directory, name, limbo, slot)
         self._store.keep(limbo, slot, self._bench.path(place))
         self._limbo.gone(slot)
         self._bench.counters.kept += 1

@@ -103,8 +103,12 @@ class SiteState(msgspec.Struct, kw_only=True):
         adopt: the initial copy may adopt what was there.
         escaping: a reconcile has ended shortly before: what has moved meanwhile is compared again.
         keeping: and what is found gone then is kept.
-        boot: boot id of the host that wrote this; with `stopped` false and another boot id, what
-            was copied after `working` may be lost.
+        boot, mount: boot id of the host that wrote this, and which mount of the site's file system
+            it was; with `stopped` false and another one, what was copied since may be lost.
+        log_tag, generation: the activity log that the records up to `working` rely on: the
+            incarnation it told of then, and how far it surely was on the disk.
+        saves: how many states were saved; marks name the one before them.
+        site_cuts, source_cuts: see `losses`; tags with 16 hex digits.
     """
 
     version: int = STATE_VERSION
@@ -120,8 +124,14 @@ class SiteState(msgspec.Struct, kw_only=True):
     keeping: bool = False
     held: list[HeldStep] = []
     boot: str = ""
+    mount: int = 0
     stopped: bool = False
     saved_ns: int = 0
+    log_tag: str = ""
+    generation: int = 0
+    saves: int = 0
+    site_cuts: list[tuple[int, int]] = []
+    source_cuts: list[tuple[str, int]] = []
 
 
 class SiteReport(msgspec.Struct, kw_only=True):

@@ -30,6 +30,7 @@ from replicator.stores.base import (
     MarkFlag,
     SiteEntry,
     SiteStore,
+    Staged,
     StoreError,
 )
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
@@ -177,7 +178,7 @@ class Step:
                 self.bench.names.forget(found.id)
         if settled and not told and stat.S_ISREG(found.mode):
             # only names or attributes moved the change time: a later reconcile need not copy it
-            self._store.set_mark(copy.directory, copy.name, self._mark(found))
+            self._store.set_mark(copy.directory, copy.name, self._mark(found, mark.saved))
 
     def _bring_directory(
         self,
@@ -233,6 +234,8 @@ class Step:
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
             staged = self._staging.stage(found, place)
+            for each in copies:
+                self._keep_if_better(found, staged, each, place, mode)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._replace_others(found, directory, place, copies)
             return
@@ -357,8 +360,10 @@ class Step:
 
     # content -----------------------------------------------------------------------------------
 
-    def _mark(self, found: SourceObject) -> Mark:
-        return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
+    def _mark(self, found: SourceObject, saved: int | None = None) -> Mark:
+        """`saved`: that of the copy, if its content is there already."""
+        known, saved = self._plan.known, self.bench.saved if saved is None else saved
+        return Mark(found.id, self._plan.known_tag, known, found.ctime_ns, saved=saved)
 
     def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Stage the object anew and put it under each of its names at the site."""
@@ -368,13 +373,26 @@ class Step:
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self._staging.stage(found, place)
-        mark = copy.entry.mark
-        if not mode.trust and mark is not None and mark.ctime_ns > found.stat().ctime_ns:
-            # the source went back in time: the site's newer version must not be lost
-            self.moves.keep_version(copy.directory, place)
+        for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
+            self._keep_if_better(found, staged, each, place, mode)
         self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
         self._replace_others(found, copy.directory, place, copies)
+
+    def _keep_if_better(
+        self, found: SourceObject, staged: Staged, copy: Copy, place: Place, mode: Mode
+    ) -> None:
+        """A copy is about to be replaced. If the source went back in time, or lost content, the
+        site's version must not be lost."""
+        mark = copy.entry.mark
+        if mark is None or not stat.S_ISREG(copy.entry.mode):
+            return
+        ctime_ns = found.stat().ctime_ns
+        newer = not mode.trust and mark.ctime_ns > ctime_ns
+        if not newer and not self.bench.may_be_better(mark, ctime_ns):
+            return
+        if not self._store.is_alike(staged, copy.directory, copy.name):
+            self.moves.keep_version(copy.directory, copy.name, copy.place or place)
 
     def _replace_others(
         self, found: SourceObject, directory: Directory, place: Place, copies: list[Copy]

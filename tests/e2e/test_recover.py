@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mirrorfs import activity_log, prospect
-from mirrorfs.activity_log import Header
+from mirrorfs.activity import SLOTS
+from mirrorfs.journal.activity_header import FILE_NAME, encode_activity_header
 from mirrorfs.journal.record import Change, Kind, Mount, Reconcile
 from mirrorfs.marks import Mark, encode_head, encode_mark
 from mirrorfs.prospect import Prospect, Why
@@ -211,7 +212,7 @@ def test_nothing_tells_what_was_changed(mounting: Mounting) -> None:
     assert "  activity log  none that tells of all changes" in told
     assert "      / and all below it" in told
     (mounted.source / ".mirrorfs/untold").unlink()
-    (mounted.journal / activity_log.FILE_NAME).unlink()
+    (mounted.journal / FILE_NAME).unlink()
     assert [each.why for each in foreseen(mounted).compared] == [Why.EVERYTHING]
 
 
@@ -226,9 +227,9 @@ def test_after_another_boot(mounting: Mounting) -> None:
     finally:
         os.close(directory)
     assert told is not None
-    path = mounted.journal / activity_log.FILE_NAME
-    header: Header = told[0]._replace(boot=b"another-boot".ljust(36, b"-"))
-    path.write_bytes(activity_log.encode_header(header) + path.read_bytes()[256:])
+    path = mounted.journal / FILE_NAME
+    header = told[0]._replace(boot=b"another-boot".ljust(36, b"-"))
+    path.write_bytes(encode_activity_header(header, SLOTS) + path.read_bytes()[256:])
     found = foreseen(mounted)
     assert (found.clean, found.other_boot, len(found.compared)) == (True, True, 5)
     assert "of before the host was started again" in text_of(mounted)

@@ -56,6 +56,7 @@ def nothing_else_differs(mounted: Mounted, replication: Replication) -> None:
 def conclude(kills: int, in_flight: int, capfd: pytest.CaptureFixture[str]) -> None:
     with capfd.disabled():
         print(f"\n{kills} kills ({in_flight} with work in flight), 0 lost")  # noqa: T201
+    campaign.tally(kills=kills, in_flight=in_flight)
     assert in_flight >= IN_FLIGHT_MIN * kills
 
 

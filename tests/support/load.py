@@ -46,6 +46,11 @@ class Load:
         """Started, and neither stopped nor lost."""
         return bool(self._running)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the jobs."""
+        return [job.pid for job in self._running]
+
     def pause(self) -> None:
         """Every job stands still between two operations, with nothing open."""
         for job in self._running:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.engine import Engine, Surroundings, TroubleError
-from replicator.site_state import SiteState, decode_state
+from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceTree
@@ -41,14 +41,14 @@ class WatchedStore:
         if name not in MUTATIONS and name not in WRITES:
             return method
 
-        def watched(*args: Any) -> Any:
+        def watched(*args: Any, **options: Any) -> Any:
             if self.crash_in == 0:
                 raise CrashError
             if self.fail_in == 0:
                 raise StoreError.of("the disk", self.errno)
             self.crash_in -= 1
             self.fail_in -= 1
-            result = method(*args)
+            result = method(*args, **options)
             if name in MUTATIONS:
                 self.after()
             return result
@@ -65,6 +65,7 @@ class Mirror:
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
         self.may_go_back = False
+        self.lost: set[Node] = set()
         self.fed = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
@@ -75,7 +76,7 @@ class Mirror:
         """Id of the source's root."""
         return self.tree.root_thing.id
 
-    def start(self, state: SiteState) -> None:
+    def start(self, state: SiteState, *, unsynced: bool = False) -> None:
         world = Surroundings(
             clock_ns=lambda: self.now,
             head=lambda: self.tree.head,
@@ -83,6 +84,7 @@ class Mirror:
             tick=lambda: None,
             boot="boot",
             random=Random(1),
+            unsynced=unsynced,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
@@ -113,6 +115,22 @@ class Mirror:
             if state.tag == f"{incarnation.tag:016x}":
                 state.working = min(state.working, incarnation.last)
         self.start(state)
+
+    def cut_power(self) -> None:
+        """Of the site: content that was not synced is lost, or not."""
+        data = self.store.inner.read_file("state")
+        if data is None:
+            return
+        state = decode_state(data)
+        for node in list(self.store.inner.nodes()):
+            unsynced = node.mark is not None and node.mark.saved >= state.saves
+            if unsynced and stat.S_ISREG(node.attributes.mode) and self.random.random() < 0.7:
+                node.data = b""
+                self.lost.add(node)
+        state.boot = "the one before"
+        self.store.inner.write_file("state", encode_state(state))
+        self.crash()
+        self.save()
 
     def lose_tail(self, keep: SequenceNumber) -> None:
         self.tree.lose_tail(keep)
@@ -170,6 +188,8 @@ class Mirror:
         for place, node in shown:
             if node.mark is None:
                 continue  # it was there before us
+            if node in self.lost:
+                continue  # and is still to be copied again
             thing = self.tree.things[node.mark.object]
             content = node.data if stat.S_ISREG(thing.mode) else thing.content
             asked = seen[place] == 1 and not self.may_go_back

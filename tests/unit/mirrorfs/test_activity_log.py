@@ -11,11 +11,12 @@ import trio
 
 from mirrorfs import activity_log
 from mirrorfs.activity import Activity, Slot
-from mirrorfs.activity_log import ActivityLog, Header, read
+from mirrorfs.activity_log import ActivityLog, read
 from mirrorfs.inodes import Node
-from mirrorfs.journal.record import ObjectId
+from mirrorfs.journal.activity_header import FILE_NAME, ActivityHeader
+from mirrorfs.journal.record import ObjectId, Tag
 
-HEADER = Header(bytes(range(16)), 77, 76, activity_log.boot_id())
+HEADER = ActivityHeader(bytes(range(16)), Tag(77), 76, activity_log.boot_id())
 
 
 @pytest.fixture
@@ -48,19 +49,17 @@ def test_nothing_there(directory: int) -> None:
 def test_a_new_file_says_whose_it_is(directory: int) -> None:
     log = make(directory)
     log.close()
-    assert read(directory) == (HEADER, [])
-    assert os.listdir(directory) == [activity_log.FILE_NAME]
+    assert read(directory) == (HEADER._replace(generation=1, durable=1), [])
+    assert os.listdir(directory) == [FILE_NAME]
 
 
 def test_a_damaged_header_is_no_file(directory: int, tmp_path: Path) -> None:
     make(directory).close()
-    data = bytearray((tmp_path / activity_log.FILE_NAME).read_bytes())
+    data = bytearray((tmp_path / FILE_NAME).read_bytes())
     for at in (0, 9, 30, 90):
-        (tmp_path / activity_log.FILE_NAME).write_bytes(
-            data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-        )
+        (tmp_path / FILE_NAME).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         assert read(directory) is None
-    (tmp_path / activity_log.FILE_NAME).write_bytes(data[:50])
+    (tmp_path / FILE_NAME).write_bytes(data[:50])
     assert read(directory) is None
 
 
@@ -69,7 +68,8 @@ def test_entries_of_the_mount_before_are_in_the_new_file(directory: int) -> None
     activity.adopt(Slot(ObjectId(b"old"), 5, whole=True, is_object=False))
     log = ActivityLog(directory, HEADER, activity, lambda: True)
     log.close()
-    assert read(directory) == (HEADER, [Slot(ObjectId(b"old"), 5, whole=True, is_object=False)])
+    told = HEADER._replace(generation=1, durable=1)
+    assert read(directory) == (told, [Slot(ObjectId(b"old"), 5, whole=True, is_object=False)])
 
 
 async def test_what_is_waited_for_is_in_the_file(directory: int, nursery: trio.Nursery) -> None:
@@ -169,20 +169,31 @@ def _refuse(_fd: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_who_begins_after_it(directory: int, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        activity_log.announce(directory, 78)
-    with pytest.raises(FileNotFoundError):
-        activity_log.announced(directory)
-    make(directory).close()
-    assert activity_log.announced(directory) is None
-    for tag in (78, (1 << 64) - 1):
-        activity_log.announce(directory, tag)
-        assert activity_log.announced(directory) == tag
-    assert read(directory) == (HEADER, [])
-    data = bytearray((tmp_path / activity_log.FILE_NAME).read_bytes())
-    data[130] ^= 1
-    (tmp_path / activity_log.FILE_NAME).write_bytes(data)
-    assert activity_log.announced(directory) is None
-    make(directory).close()
-    assert activity_log.announced(directory) is None
+def test_a_generation_is_told_of_when_it_is_on_the_disk(directory: int) -> None:
+    seen: list[int] = []
+
+    def witness(generation: int) -> bool:
+        seen.append(generation)
+        return generation < 12
+
+    activity = Activity(node(1)[0])
+    log = ActivityLog(directory, HEADER._replace(generation=9), activity, lambda: True, 0, witness)
+    assert seen == [10]
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.run)
+            assert not log.touch(*node(2))
+            assert await log.durable()
+            assert seen == [10, 11]
+            await log.sweep()
+            assert await log.durable()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    log.close()
+    told = read(directory)
+    assert told is not None
+    assert told[0].generation == told[0].durable >= 12
+    assert told[0].swept_ns > 0
+    assert told[0].witnessed == 11

@@ -27,11 +27,13 @@ def run(
     faults: bool = False,
     initial: bool = False,
     degrades: bool = False,
+    cuts: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
-    there are no records for a while, and what was marked is compared afterwards.
+    there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
+    site's power.
     """
     random = Random(seed)
     mirror = Mirror(random)
@@ -63,7 +65,7 @@ def run(
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
             mirror.save()
-        interrupt(mirror, random, crashes=crashes, tails=tails)
+        interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
     mirror.drain()
     return mirror
 
@@ -93,14 +95,16 @@ def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> Non
         mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
 
 
-def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool) -> None:
-    """Kill the replicator, or cut the power of the source's host, or neither."""
+def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool, cuts: bool) -> None:
+    """Kill the replicator, or cut the power of the source's host or of the site, or neither."""
     if crashes and random.random() < 0.1:
         mirror.crash()
     if tails and mirror.tree.records and random.random() < 0.15:
         head = mirror.tree.head
         floor = max(mirror.tree.first - 1, head - 12)
         mirror.lose_tail(SequenceNumber(random.randint(floor, head)))
+    if cuts and random.random() < 0.15:
+        mirror.cut_power()
 
 
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
@@ -131,5 +135,16 @@ def test_what_changed_without_records_is_found_at_the_marks(
         mirror = run(
             seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
             degrades=True,
+        )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
+def test_a_site_whose_power_is_cut_ends_equal(crashes: bool, initial: bool) -> None:
+    for seed in range(SEEDS // 2):
+        mirror = run(
+            seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
+            degrades=not seed % 5, cuts=True,
         )  # fmt: skip
         assert_equal(mirror, seed)
