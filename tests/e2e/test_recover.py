@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -163,6 +164,26 @@ def test_of_one_node_of_many(mounting: Mounting) -> None:
     assert foreseen(mounted).nothing
     mounted.mount()
     assert dry_run(mounted)[0] == 0
+
+
+def test_a_file_of_which_no_name_is_known(mounting: Mounting) -> None:
+    """Sites may have to look everywhere for it, so once must do."""
+    mounted = mounting()
+    one = mounted.mountpoint / "one"
+    one.write_bytes(b"content")
+    os.link(one, mounted.mountpoint / "two")
+    descriptor = os.open(one, os.O_WRONLY)
+    os.write(descriptor, b"changed")
+    one.unlink()
+    mounted.kill()
+    with contextlib.suppress(OSError):  # the mount is dead
+        os.close(descriptor)
+    assert [each.is_object for each in foreseen(mounted).compared] == [False, True]
+    told = text_of(mounted)
+    assert "  to compare    1 directory, 1 file" in told
+    mounted.mount()
+    mounted.kill()
+    assert [each.is_object for each in foreseen(mounted).compared] == [False]
 
 
 def test_a_torn_tail(mounting: Mounting) -> None:
