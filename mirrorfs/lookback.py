@@ -29,6 +29,7 @@ from mirrorfs.journal.activity_header import (
 from mirrorfs.journal.recovery import Opened
 from mirrorfs.journal.writer import JournalWriteError, JournalWriter
 from mirrorfs.marks import Mark
+from mirrorfs.volume import Witness
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def look_back(
     *,
     trusted: bool,
     others: bool,
-    witness: tuple[bytes, int] | None = None,
+    witness: Witness | None = None,
 ) -> Left:
     """What to compare.
 
@@ -83,7 +84,7 @@ def look_back(
     """
     told = _read(journal, opened, witness)
     left = _left(opened, tree, told, trusted=trusted, others=others, witness=witness)
-    seen = 0 if witness is None else witness[1]
+    seen = 0 if witness is None else witness.generation
     return replace(left, generation=max(seen, 0 if told is None else told[0].generation))
 
 
@@ -94,7 +95,7 @@ def _left(
     *,
     trusted: bool,
     others: bool,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> Left:
     everything = [Doubt(tree.root_id, b"", whole=True)]
     stood = told is not None and _stood(told[0], tree)
@@ -102,7 +103,9 @@ def _left(
     if others:
         return Left([], everything, OTHERS, since_ns)
     if _went_back(opened, told, witness):
-        return Left([], everything, WENT_BACK, since_ns)
+        written_ns = 0 if witness is None else witness.written_ns
+        before_ns = max(1, min(since_ns or written_ns, written_ns - _WRITTEN_BACK_NS))
+        return Left([], everything, WENT_BACK, before_ns)
     if told is None or not trusted:
         if opened.clean:
             return Left([], [], UNCLEAN)
@@ -134,13 +137,13 @@ def _since_ns(opened: Opened, told: tuple[ActivityHeader, list[Slot]] | None) ->
 def _went_back(
     opened: Opened,
     told: tuple[ActivityHeader, list[Slot]] | None,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> bool:
     """Whether the source was changed through a later state of this journal, or has lost more than
     a power cut can take."""
     seen = 0  # none, or of a journal that was here before this one
-    if witness is not None and witness[0] == opened.writer.header.journal:
-        seen = witness[1]
+    if witness is not None and witness.journal == opened.writer.header.journal:
+        seen = witness.generation
     if told is None:
         return seen > 0
     return not told[0].witnessed <= seen <= told[0].generation
@@ -243,7 +246,7 @@ def told(journal: str) -> ActivityHeader | None:
 
 
 def _read(
-    journal: str, opened: Opened, witness: tuple[bytes, int] | None
+    journal: str, opened: Opened, witness: Witness | None
 ) -> tuple[ActivityHeader, list[Slot]] | None:
     """The log of the mount before, if it is that one's.
 
@@ -261,6 +264,6 @@ def _read(
     before = [each.tag for each in opened.writer.header.incarnations]
     if told is None or not before or told[0].journal != opened.writer.header.journal:
         return None
-    if witness is not None and witness[0] == told[0].journal:
+    if witness is not None and witness.journal == told[0].journal:
         return told if told[0].tag in before else None
     return told if before[-1] in (told[0].tag, told[0].previous) else None

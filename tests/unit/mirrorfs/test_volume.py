@@ -97,10 +97,12 @@ def test_it_bears_witness_of_the_journal(tmp_path: Path, root: int) -> None:
     assert volume.witness() is None
     volume.bear_witness(journal, 7)
     volume.bear_witness(journal, 8)
-    assert volume.witness() == (journal, 8)
+    found = volume.witness()
+    assert found is not None
+    assert found[:2] == (journal, 8)
     volume.close()
     again = VolumeDirectory(root, str(tmp_path))
-    assert again.witness() == (journal, 8)
+    assert again.witness() == found
     path = tmp_path / ".mirrorfs" / "activity"
     data = path.read_bytes()
     for spoiled in (b"", data[:-1], data[:-1] + b"x", bytes(len(data))):
