@@ -32,7 +32,7 @@ from mirrorfs.journal.recovery import Opened
 from mirrorfs.journal.segment import Incarnation
 from mirrorfs.journal.writer import JournalWriteError, JournalWriter
 from mirrorfs.marks import Mark, Noted, decode
-from mirrorfs.volume import VolumeDirectory
+from mirrorfs.volume import VolumeDirectory, Witness
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def look_back(
     *,
     trusted: bool,
     others: bool,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> Left:
     """What a mount that begins must have compared: see `foresee`."""
     header = opened.writer.header
@@ -114,7 +114,7 @@ def foresee(
     *,
     trusted: bool,
     others: bool,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> Left:
     """What must be compared. Changes nothing.
 
@@ -123,7 +123,7 @@ def foresee(
     """
     told = _read(journal, ended, witness)
     left = _left(ended, tree, told, trusted=trusted, others=others, witness=witness)
-    seen = 0 if witness is None else witness[1]
+    seen = 0 if witness is None else witness.generation
     return replace(left, generation=max(seen, 0 if told is None else told[0].generation))
 
 
@@ -134,7 +134,7 @@ def _left(
     *,
     trusted: bool,
     others: bool,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> Left:
     everything = [Doubt(tree.root_id, b"", whole=True)]
     stood = told is not None and _stood(told[0], tree)
@@ -142,7 +142,9 @@ def _left(
     if others:
         return Left([], everything, OTHERS, since_ns)
     if _went_back(ended, told, witness):
-        return Left([], everything, WENT_BACK, since_ns)
+        written_ns = 0 if witness is None else witness.written_ns
+        before_ns = max(1, min(since_ns or written_ns, written_ns - _WRITTEN_BACK_NS))
+        return Left([], everything, WENT_BACK, before_ns)
     if told is None or not trusted:
         if ended.clean:
             return Left([], [], UNCLEAN)
@@ -174,13 +176,13 @@ def _since_ns(ended: Ended, told: tuple[ActivityHeader, list[Slot]] | None) -> i
 def _went_back(
     ended: Ended,
     told: tuple[ActivityHeader, list[Slot]] | None,
-    witness: tuple[bytes, int] | None,
+    witness: Witness | None,
 ) -> bool:
     """Whether the source was changed through a later state of this journal, or has lost more than
     a power cut can take."""
     seen = 0  # none, or of a journal that was here before this one
-    if witness is not None and witness[0] == ended.journal:
-        seen = witness[1]
+    if witness is not None and witness.journal == ended.journal:
+        seen = witness.generation
     if told is None:
         return seen > 0
     return not told[0].witnessed <= seen <= told[0].generation
@@ -298,7 +300,7 @@ def told(journal: str) -> ActivityHeader | None:
 
 
 def _read(
-    journal: str, ended: Ended, witness: tuple[bytes, int] | None
+    journal: str, ended: Ended, witness: Witness | None
 ) -> tuple[ActivityHeader, list[Slot]] | None:
     """The log of the mount before, if it is that one's.
 
@@ -315,6 +317,6 @@ def _read(
         os.close(fd)
     if told is None or not ended.tags or told[0].journal != ended.journal:
         return None
-    if witness is not None and witness[0] == told[0].journal:
+    if witness is not None and witness.journal == told[0].journal:
         return told if told[0].tag in ended.tags else None
     return told if ended.tags[-1] in (told[0].tag, told[0].previous) else None

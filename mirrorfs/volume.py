@@ -15,7 +15,7 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import xxhash
 
@@ -35,6 +35,20 @@ _WITNESS_NAME = "activity"
 _WITNESS = struct.Struct("<16sQQ")
 _MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Witness(NamedTuple):
+    """What the source says of a journal.
+
+    Attributes:
+        journal: its UUID.
+        generation: there was this one of its activity log.
+        written_ns: when that was said, by the clock of the source's file system.
+    """
+
+    journal: bytes
+    generation: int
+    written_ns: int = 0
 
 
 class VolumeDirectory:
@@ -137,11 +151,12 @@ class VolumeDirectory:
             os.unlink(self._untold_name, dir_fd=self._fd)
             os.fsync(self._fd)
 
-    def witness(self) -> tuple[bytes, int] | None:
-        """The journal whose activity log told last of changes here, and which generation of it
-        there surely was; None if that is not known. OSError."""
+    def witness(self) -> Witness | None:
+        """Of the journal whose activity log told last of changes here; None if that is not known.
+        OSError."""
         try:
             data = self._read(self._witness_name)
+            found = os.stat(self._witness_name, dir_fd=self._fd)
         except FileNotFoundError:
             return None
         if len(data) != _WITNESS.size:
@@ -149,7 +164,7 @@ class VolumeDirectory:
         journal, generation, checksum = _WITNESS.unpack(data)
         if checksum != xxhash.xxh3_64_intdigest(data[:-_CHECKSUM_BYTES]):
             return None
-        return journal, generation
+        return Witness(journal, generation, found.st_mtime_ns)
 
     def bear_witness(self, journal: bytes, generation: int) -> None:
         """There is that generation of the activity log. Not synced: after a power cut an older one

@@ -253,7 +253,6 @@ def plant(
         mountpoint = directory / "mount"
         mountpoint.mkdir()
         mounted = Mounted(places["source"], mountpoint, places["journal"], options)
-        stack.callback(mounted.clean_up)
         replicating = Replicating(directory)
         stack.callback(replicating.clean_up)
         replication = replicating.to(places["journal"], {"site": places["site"]}, start=False)
@@ -261,5 +260,6 @@ def plant(
         stack.callback(load.clean_up)
         oaths = Oaths(mountpoint / "sworn")
         stack.callback(oaths.end)
+        stack.callback(mounted.clean_up)  # first of all: who is in a request of it cannot be ended
         by_name = {name: disks[images[name]] for name in names}
         yield Plant(by_name, mounted, replication, load, oaths, Random(seed))

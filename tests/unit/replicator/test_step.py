@@ -11,7 +11,7 @@ import pytest
 from mirrorfs.journal.record import Place
 from replicator.engine import TroubleError
 from replicator.site_state import decode_state
-from replicator.stores.base import Attributes, Mark, StoreError
+from replicator.stores.base import Attributes, Mark, StoreError, UnsyncedError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceError
 from tests.support.mirror import CrashError, Mirror, assert_equal
@@ -387,6 +387,25 @@ def test_a_site_that_could_not_be_synced_is_copied_to_again(mirror: Mirror) -> N
     mirror.start(state, unsynced=True)
     follow(mirror)
     assert names(mirror) == {b"lost": lost.content}
+
+
+def test_a_failed_sync_is_not_tried_again(mirror: Mirror) -> None:
+    """The second one would be answered with success, and what was lost would be believed."""
+    error = UnsyncedError.of("the disk", errno.EIO)
+
+    def sync_fails(name: str, data: bytes) -> None:
+        raise error
+
+    save_file(mirror.tree, mirror.tree.root_thing, b"lost")
+    follow(mirror)
+    mirror.store.inner.write_file = sync_fails  # type: ignore[method-assign]
+    with pytest.raises(UnsyncedError):
+        mirror.engine.save()
+    directory = mirror.tree.create(mirror.tree.root_thing, b"d", DIRECTORY)
+    mirror.engine.step.bench.doubt.add(directory.id)
+    with pytest.raises(TroubleError) as raised:  # settling a doubt saves, too
+        mirror.engine.work(ALL)
+    assert raised.value.__cause__ is error
 
 
 def test_a_directory_in_doubt_stays_so_when_we_are_killed(mirror: Mirror) -> None:
