@@ -29,13 +29,15 @@ class Held(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Of one site: every record up to `working` was worked on; what failed is in `held`."""
+    """Of one site: every record up to `working` was worked on; what failed is in `held`.
+    `comparing`: directories are being compared, because of records after `clean`."""
 
     journal: str
     tag: str
     working: int
     clean: int
     held: list[Held] = []
+    comparing: list[msgspec.Raw] = []
 
 
 class Report(msgspec.Struct, kw_only=True):

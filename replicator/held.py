@@ -6,7 +6,7 @@ again is decided here; `engine` tries it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
@@ -64,7 +64,7 @@ class HeldSteps:
         self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
     ) -> None:
         """Try it again later. `unsure`: see HeldStep."""
-        key = _key(item)
+        key = key_of(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
         tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
@@ -82,7 +82,8 @@ class HeldSteps:
             name=name,
             object=subject.object or b"",
             occupant=subject.occupant or b"",
-            whole=isinstance(item, ReconcileItem) and item.whole,
+            whole=isinstance(item, ReconcileItem)
+            and (item.whole or (before is not None and before.whole)),
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
             unsure=unsure or (before is not None and before.unsure),
@@ -119,7 +120,12 @@ class HeldSteps:
 
     def done(self, item: Item) -> None:
         """It was done, or need not be."""
-        self._drop(_key(item))
+        key = key_of(item)
+        if isinstance(item, ReconcileItem) and not item.whole:
+            step = self._steps.get(key)
+            if step is not None and step.whole:
+                return  # all below is still to be compared
+        self._drop(key)
 
     def object_done(self, identity: ObjectId) -> None:
         """The object was made true on the way to something else."""
@@ -136,9 +142,14 @@ class HeldSteps:
             step.object == identity and (step.kind == "object" or step.unsure) for step in steps
         )
 
+    def expects(self, identity: ObjectId) -> bool:
+        """Whether a step waits for a record about that object, a writer's say."""
+        steps = (self._steps[key] for key in self._about.get(identity, ()))
+        return any(step.object == identity and step.waiting for step in steps)
+
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""
-        step = self._steps.get(_key(item))
+        step = self._steps.get(key_of(item))
         return step is not None and step.tries > 0
 
     @property
@@ -153,10 +164,10 @@ class HeldSteps:
             if step.directory:
                 yield Place(ObjectId(step.directory), step.name)
 
-    def due(self, now_ns: int) -> Item | None:
-        """One that is to be tried again now."""
-        for step in self._steps.values():
-            if step.due_ns <= now_ns:
+    def due(self, now_ns: int, under_way: Collection[Key] = ()) -> Item | None:
+        """One that is to be tried again now, and is not `under_way` already."""
+        for key, step in self._steps.items():
+            if step.due_ns <= now_ns and key not in under_way:
                 step.tries = max(step.tries, 1)  # whatever it waited for: look closely now
                 return _item(step)
         return None
@@ -166,7 +177,8 @@ class HeldSteps:
         return min((step.due_ns for step in self._steps.values()), default=None)
 
 
-def _key(item: Item) -> Key:
+def key_of(item: Item) -> Key:
+    """What makes two steps the same."""
     if isinstance(item, PlaceItem):
         return ("place", item.place.directory, item.place.name, b"")
     if isinstance(item, ObjectItem):

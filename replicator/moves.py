@@ -49,7 +49,7 @@ class Mode:
         gap: they may not tell what has changed of copies read before that record; None: they do.
         reconciles: a directory is being compared.
         descends: whoever asks looks into every directory that is made there.
-        keep: what is removed goes to `kept`.
+        keep: what is removed goes to `kept`, but for what the records since the gap tell of.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
     """
@@ -73,7 +73,7 @@ class Bench:
 
     Attributes:
         incarnations: those of the journal.
-        doubt: directories that must be reconciled, whole depth, before the next step.
+        doubt: what must be compared, whatever records say.
         escape: what reconciles may have missed.
         held: the steps that failed or wait.
         touched: directories whose times must be set.
@@ -101,10 +101,13 @@ class Bench:
         self, mark: Mark | None, found: SourceObject, mode: Mode, *, arriving: bool = False
     ) -> ContentState:
         """See `schedule.content_state`."""
+        hints = self.plan.hints(found.id)
+        if mode.reconciles and self.held.expects(found.id):
+            hints = replace(hints, unsettled=True)  # the record that told is forgotten
         return schedule.content_state(
             mark,
             found.ctime_ns,
-            self.plan.hints(found.id),
+            hints,
             self.incarnations,
             trust=self._trusts(mark, mode),
             wait=mode.wait,
@@ -286,7 +289,7 @@ class Moves:
                 name = self._limbo.place_for(identity)
                 self._bench.leaves(directory, place.name, entry, mode)
                 self._store.link(directory, place.name, self._limbo.directory, name)
-        elif mode.keep or entry.mark is None:
+        elif entry.mark is None or self._keeps(entry, mode):
             self.keep_version(directory, place.name, place)
 
     def keep_version(self, directory: Directory, name: bytes, place: Place) -> None:
@@ -360,6 +363,7 @@ class Moves:
         alive = self._bench.alive(entry)
         if alive and entry.mark is not None:
             identity = entry.mark.object
+            self._drop_older(identity, entry)
             if not self._second_copy(identity, place, entry):
                 waiting = self._limbo.place_for(identity)
                 self._bench.leaves(directory, name, entry, mode)
@@ -369,10 +373,10 @@ class Moves:
                 return
             if stat.S_ISDIR(entry.mode):
                 self._bench.doubt.add(identity)
-        keep = entry.mark is None or (mode.keep and not alive)
+        keep = entry.mark is None or (not alive and self._keeps(entry, mode))
         if stat.S_ISDIR(entry.mode):
             self._map.moved()
-            self._empty(directory, name, entry, keep=keep)
+            self._empty(directory, name, entry, keep=keep, mode=mode)
         if keep:
             self._store.keep(directory, name, self._bench.path(place))
             self._bench.counters.kept += 1
@@ -380,12 +384,29 @@ class Moves:
             self._store.remove(directory, name)
             self._bench.counters.removed += 1
 
-    def _empty(self, directory: Directory, name: bytes, entry: SiteEntry, *, keep: bool) -> None:
-        """Save what lives below a directory that goes; without `keep`, remove the rest."""
+    def _keeps(self, entry: SiteEntry, mode: Mode) -> bool:
+        """Whether what is dead is kept: records do not tell of it."""
+        if not mode.keep or entry.mark is None:
+            return mode.keep
+        gap = self._bench.escape.gap
+        return gap is None or self._bench.plan.hints(entry.mark.object).newest <= gap[1]
+
+    def _empty(
+        self,
+        directory: Directory,
+        name: bytes,
+        entry: SiteEntry,
+        *,
+        keep: bool,
+        mode: Mode = NORMAL,
+    ) -> None:
+        """Save what lives below a directory that goes; without `keep`, take away the rest. What it
+        held when it was compared has records."""
         identity = entry.mark.object if entry.mark is not None else ObjectId(b"")
         opened = self._store.open_directory(directory, name)
         if opened is None:
             return
+        below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
         for child in self._store.list(opened):
             inside = self._store.lookup(opened, child)
             if inside is None:
@@ -393,12 +414,25 @@ class Moves:
             place = Place(identity, child)
             self._forget_name(inside, place)
             if not keep or self._bench.alive(inside):
-                self._take(opened, child, place, inside, NORMAL)
+                self._take(opened, child, place, inside, below)
             elif stat.S_ISDIR(inside.mode):
-                self._empty(opened, child, inside, keep=True)
+                self._empty(opened, child, inside, keep=True, mode=below)
         self._store.close_directory(opened)
         self._map.forget(identity)
         self._bench.touched.discard(identity)
+
+    def _drop_older(self, identity: ObjectId, entry: SiteEntry) -> None:
+        """Of two copies of a directory the one that was made last is the better one: the other
+        could not be found then, and was not followed since."""
+        waiting = self._limbo.lookup(identity) if stat.S_ISDIR(entry.mode) else None
+        if waiting is None or waiting.mark is None or entry.mark is None:
+            return
+        if waiting.identity != entry.identity and waiting.mark.ctime_ns < entry.mark.ctime_ns:
+            limbo, name = self._limbo.directory, limbo_name(identity)
+            self._bench.doubt.add(identity)
+            self._empty(limbo, name, waiting, keep=False)
+            self._store.remove(limbo, name)
+            self._limbo.gone(name)
 
     def _held_elsewhere(self, identity: ObjectId, place: Place, entry: SiteEntry) -> bool:
         """Whether the site has that object under another name, limbo included."""

@@ -43,6 +43,8 @@ _AHEAD_MAX = 200_000
 _READ_MAX = 4096
 _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
+_SAVE_COMPARING_SECONDS = 30.0
+"""To compare again what was done in that time takes less than to bring it to the disk so often."""
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
@@ -194,7 +196,7 @@ class SiteDriver:
         if engine.state.initial:
             self._enter(Phase.INITIAL_COPY, "")
         else:
-            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, "")
+            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, engine.comparing)
         if not busy and not self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False
@@ -290,7 +292,9 @@ class SiteDriver:
             self._count(engine)
         now = time.monotonic()
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
-        if engine.unsaved and (idle or now - self._saved >= _SAVE_BUSY_SECONDS):
+        applied = engine.plan.working() != engine.state.working
+        seconds = _SAVE_BUSY_SECONDS if applied else _SAVE_COMPARING_SECONDS
+        if engine.unsaved and (idle or now - self._saved >= seconds):
             self._save(engine)
             self._saved = time.monotonic()
         return more

@@ -64,8 +64,13 @@ class Mirror:
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
+        self.present: set[ObjectId] = set()
+        self.standing: dict[Place, ObjectId] = {}
+        self.once: set[ObjectId] = set()
+        self.begun = 0
         self.may_go_back = False
         self.lost: set[Node] = set()
+        self.names_max = random.choice([1, 1, 2, 3, 64])
         self.fed = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
@@ -85,6 +90,7 @@ class Mirror:
             boot="boot",
             random=Random(1),
             unsynced=unsynced,
+            names_max=self.names_max,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
@@ -137,6 +143,7 @@ class Mirror:
         self.crash()
 
     def work(self, steps: int) -> None:
+        self.begun = self.tree.clock
         try:
             self.engine.work(steps)
         except CrashError:
@@ -161,7 +168,9 @@ class Mirror:
         self.store.crash_in = self.store.fail_in = -1
         for _ in range(4):
             self.feed(1 << 30)
-            self.engine.work(1 << 30)
+            self.begun = self.tree.clock
+            while self.engine.work(1 << 30):
+                pass
             self.now += 100_000_000_000
             self.engine.save()
 
@@ -200,6 +209,30 @@ class Mirror:
             )
             if seen[place] == 1:
                 self.shown[place] = at
+        self.check_presence([(place, node.mark.object) for place, node in shown if node.mark])
+
+    def check_presence(self, shown: list[tuple[Place, ObjectId]]) -> None:
+        """What lives in the source, and was at the site, is there still; and nothing was taken from
+        a place where the source has it, and had it since this work began. (Not asked in a directory
+        that the site has twice.)"""
+        standing = dict(shown)
+        store, tree = self.store.inner, self.tree
+        limbo = store.limbo()
+        assert isinstance(limbo, Node)
+        given_up = [node for path, node in store.kept.items() if path.startswith(b"limbo/")]
+        hidden = [node for each in (limbo, *given_up) for node in each.below()]
+        everything = [node.mark.object for node in hidden if node.mark]
+        everything += [self.root, *(identity for _, identity in shown)]
+        present = set(everything)
+        for identity in self.present - present:
+            assert not tree.living(tree.things[identity]), f"{identity.hex()} is gone from the site"
+        once = {identity for identity, count in Counter(everything).items() if count == 1}
+        once &= {self.root, *standing.values()}
+        for place, identity in self.standing.items():
+            if place.directory in self.once & once and standing.get(place) != identity:
+                at, now = tree.history[place][-1]
+                assert now != identity or at > self.begun, f"{place} was taken {identity.hex()}"
+        self.present, self.standing, self.once = present, standing, once
 
 
 def contents_of_source(tree: ModelTree) -> dict[bytes, Any]:

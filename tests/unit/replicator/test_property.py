@@ -14,7 +14,7 @@ import pytest
 
 from mirrorfs.journal.record import SequenceNumber
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import change_at_random
+from tests.support.model_tree import change_at_random, directories
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 
@@ -28,12 +28,13 @@ def run(
     initial: bool = False,
     degrades: bool = False,
     cuts: bool = False,
+    compares: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
-    site's power.
+    site's power. `compares`: now and then a directory is compared, or all of them.
     """
     random = Random(seed)
     mirror = Mirror(random)
@@ -56,6 +57,7 @@ def run(
     mirror.tree.meanwhile = meanwhile
     for _ in range(random.randint(5, 40)):
         degrade(mirror, random, degrades=degrades)
+        ask(mirror, random, compares=compares)
         for _ in range(random.randint(1, 6)):
             change()
         if random.random() < 0.6:
@@ -84,6 +86,13 @@ def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
         tree.restart()
         tree.resume()
         mirror.crash()
+
+
+def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:
+    """Have a directory compared, or not."""
+    if compares and random.random() < 0.15:
+        thing = random.choice([mirror.tree.root_thing, *directories(mirror.tree)])
+        mirror.tree.reconcile(thing, whole=random.random() < 0.7)
 
 
 def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
@@ -147,4 +156,24 @@ def test_a_site_whose_power_is_cut_ends_equal(crashes: bool, initial: bool) -> N
             seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
             degrades=not seed % 5, cuts=True,
         )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
+@pytest.mark.parametrize("upset", ["", "crashes", "faults"])
+@pytest.mark.parametrize("block", range(2))
+def test_records_are_applied_beside_comparisons_that_go_on_after_a_kill(
+    block: int, upset: str, tails: bool
+) -> None:
+    """Also: what lives and was at the site is never missing there, and nothing is taken from where
+    it stands (see Mirror.check)."""
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset != "",
+            tails=tails,
+            faults=upset == "faults",
+            initial=bool(seed % 2),
+            compares=True,
+        )
         assert_equal(mirror, seed)
