@@ -59,7 +59,7 @@ def test_the_reserved_name_is_hidden(mounting: Mounting) -> None:
     mounted = mounting()
     assert os.listdir(mounted.mountpoint) == []
     assert os.listdir(mounted.source) == [".mirrorfs"]
-    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["spare", "volume"]
+    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["activity", "spare", "volume"]
 
 
 def test_an_incarnation_after_a_clean_one(mounting: Mounting) -> None:

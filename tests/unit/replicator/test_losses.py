@@ -6,7 +6,12 @@ from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
 from mirrorfs.journal.segment import Incarnation
 from replicator.losses import SAVED_AHEAD, Losses
 from replicator.schedule import Incarnations
+from replicator.site_state import decode_state
 from replicator.stores.base import Mark
+from tests.support.mirror import Mirror
+from tests.unit.replicator.test_step import follow, mirror, names, save_file
+
+__all__ = ["mirror"]
 
 OLD, NEW = Tag(1), Tag(2)
 KNOWN = Incarnations([Incarnation(OLD, SequenceNumber(1), SequenceNumber(9))], NEW)
@@ -48,3 +53,53 @@ def test_what_the_source_may_have_lost() -> None:
     assert losses.of_source(mark(Tag(3)), 50, KNOWN)  # nobody knows when it was read
     losses.source_cut(Tag(4), 10)
     assert losses.of_source(mark(NEW), 39, KNOWN)
+
+
+def lose(mirror: Mirror, *lost: bytes) -> None:
+    """The power of the site was cut: names and marks of these files survived, their content did
+    not."""
+    for place, node in mirror.site():
+        if place.name in lost:
+            node.data = b""
+
+
+def test_killed_after_a_power_cut_of_the_site_before_anything_was_copied(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    mirror.engine.save()
+    lost = save_file(tree, root, b"lost")
+    follow(mirror)
+    lose(mirror, b"lost")
+    state = decode_state(mirror.store.inner.files["state"])
+    state.boot = "the boot before"
+    mirror.start(state)
+    mirror.engine.save()  # as whoever drives it does
+    mirror.crash()
+    follow(mirror)
+    assert names(mirror) == {b"lost": lost.content}
+
+
+def test_after_a_power_cut_of_the_site_the_initial_copy_copies_again(mirror: Mirror) -> None:
+    """No record tells of those copies: their change times would prove them whole."""
+    tree, root = mirror.tree, mirror.tree.root_thing
+    lost = save_file(tree, root, b"lost")
+    mirror.start_anew()
+    mirror.engine.save()
+    follow(mirror)
+    lose(mirror, b"lost")
+    state = decode_state(mirror.store.inner.files["state"])
+    state.boot = "the boot before"
+    mirror.start(state)
+    follow(mirror)
+    assert names(mirror) == {b"lost": lost.content}
+
+
+def test_a_site_that_could_not_be_synced_is_copied_to_again(mirror: Mirror) -> None:
+    tree, root = mirror.tree, mirror.tree.root_thing
+    mirror.engine.save()
+    lost = save_file(tree, root, b"lost")
+    follow(mirror)
+    lose(mirror, b"lost")
+    state = decode_state(mirror.store.inner.files["state"])
+    mirror.start(state, unsynced=True)
+    follow(mirror)
+    assert names(mirror) == {b"lost": lost.content}

@@ -10,7 +10,6 @@ import pytest
 
 from mirrorfs.journal.record import Place
 from replicator.engine import TroubleError
-from replicator.site_state import decode_state
 from replicator.stores.base import Attributes, Mark, StoreError, UnsyncedError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceError
@@ -337,56 +336,6 @@ def test_the_clean_cursor_passes_a_doubt_that_a_save_has_left(mirror: Mirror) ->
     mirror.engine.save()
     assert state.clean == state.working
     assert not mirror.engine.unsaved
-
-
-def lose(mirror: Mirror, *lost: bytes) -> None:
-    """The power of the site was cut: names and marks of these files survived, their content did
-    not."""
-    for place, node in mirror.site():
-        if place.name in lost:
-            node.data = b""
-
-
-def test_killed_after_a_power_cut_of_the_site_before_anything_was_copied(mirror: Mirror) -> None:
-    tree, root = mirror.tree, mirror.tree.root_thing
-    mirror.engine.save()
-    lost = save_file(tree, root, b"lost")
-    follow(mirror)
-    lose(mirror, b"lost")
-    state = decode_state(mirror.store.inner.files["state"])
-    state.boot = "the boot before"
-    mirror.start(state)
-    mirror.engine.save()  # as whoever drives it does
-    mirror.crash()
-    follow(mirror)
-    assert names(mirror) == {b"lost": lost.content}
-
-
-def test_after_a_power_cut_of_the_site_the_initial_copy_copies_again(mirror: Mirror) -> None:
-    """No record tells of those copies: their change times would prove them whole."""
-    tree, root = mirror.tree, mirror.tree.root_thing
-    lost = save_file(tree, root, b"lost")
-    mirror.start_anew()
-    mirror.engine.save()
-    follow(mirror)
-    lose(mirror, b"lost")
-    state = decode_state(mirror.store.inner.files["state"])
-    state.boot = "the boot before"
-    mirror.start(state)
-    follow(mirror)
-    assert names(mirror) == {b"lost": lost.content}
-
-
-def test_a_site_that_could_not_be_synced_is_copied_to_again(mirror: Mirror) -> None:
-    tree, root = mirror.tree, mirror.tree.root_thing
-    mirror.engine.save()
-    lost = save_file(tree, root, b"lost")
-    follow(mirror)
-    lose(mirror, b"lost")
-    state = decode_state(mirror.store.inner.files["state"])
-    mirror.start(state, unsynced=True)
-    follow(mirror)
-    assert names(mirror) == {b"lost": lost.content}
 
 
 def test_a_failed_sync_is_not_tried_again(mirror: Mirror) -> None:
