@@ -60,11 +60,14 @@ class BackingTree:
         self.root_id = self.object_id(root)
 
     @classmethod
-    def open(cls, source: bytes, epoch: int) -> BackingTree:
-        """Open the tree at that path. Raises UnusableError: none there, or no file handles."""
+    def open(cls, source: bytes, epoch: int, known: int = -1) -> BackingTree:
+        """Open the tree at that path. Raises UnusableError: none there, or no file handles.
+
+        `known`: a descriptor (O_PATH) of its root, where the path leads to a mount over it.
+        """
         where = os.fsdecode(source)
         try:
-            root = os.open(source, os.O_PATH | os.O_DIRECTORY)
+            root = os.dup(known) if known >= 0 else os.open(source, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             raise UnusableError(f"source: {where}: {error.strerror}") from None
         directory = -1

@@ -149,6 +149,8 @@ def mount(
       node=NAME                 this node's name in journals (the host's)
       locks=local               locks hold between the users of this mount
       guard=on|off              on: record what is changed behind the mount (off)
+      restart=on|off            on: an engine that dies is started again (on)
+      force                     mount over SOURCE even if others use it
       fsname=NAME               what findmnt and df call the source (its path)
       subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)
       ro,nosuid,nodev,noexec,noatime,nodiratime,sync,dirsync
@@ -162,10 +164,11 @@ def mount(
         where = mountpoint or read_volume(None, None, {"volume": wanted.get("volume")}).mountpoint
         remount(where or "", wanted)
         return
+    force = wanted.pop("force", False)
     volume = read_volume(source, mountpoint, wanted)
     from mirrorfs.mount import mount as mount_volume  # here: it loads the engine, others need not
 
-    mount_volume(volume, foreground=foreground)
+    mount_volume(volume, foreground=foreground, force=force)
 
 
 @cli.command()
@@ -198,8 +201,9 @@ def status(directory: str, as_json: bool) -> int:
     """Say how the mirrorfs of DIR fares: a journal directory, a mountpoint, or a
     volume file.
 
-    Exit code 0: it runs; 1: it runs degraded, no records can be made;
-    2: it does not run.
+    Exit code 0: it runs; 1: it runs degraded, no records can be made, or its
+    engine died within the last hour or would not be started again, or others
+    use the source past the mount; 2: it does not run.
     """
     journal = _journal_of(directory)
     try:
@@ -231,7 +235,7 @@ def status(directory: str, as_json: bool) -> int:
     else:
         kept_lines = [] if running is None else report.kept_lines(running)
         print("\n".join([*report.status_lines(told), *kept_lines]))
-    return STATUS_OK if told.degraded is None else STATUS_WARNING
+    return STATUS_WARNING if report.needs_attention(told, time.time_ns()) else STATUS_OK
 
 
 def _kept(reader: JournalReader) -> report.Kept:

@@ -17,10 +17,21 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, lookback, notify, predecessor
+from mirrorfs import (
+    background,
+    checks,
+    covered,
+    fuse_mount,
+    lookback,
+    mount_calls,
+    mountinfo,
+    notify,
+    predecessor,
+)
 from mirrorfs.activity_log import ActivityLog
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume
@@ -31,8 +42,8 @@ from mirrorfs.errors import (
     RefusedError,
     UnusableError,
 )
-from mirrorfs.fuse_mount import put_mount
 from mirrorfs.guard import Guard
+from mirrorfs.holders import Holder, words
 from mirrorfs.journal.reader import JournalReader, NoJournalError
 from mirrorfs.journal.record import Kind, Mount, ObjectId
 from mirrorfs.journal.recovery import (
@@ -47,7 +58,9 @@ from mirrorfs.lookback import Left
 from mirrorfs.marks import Mark, Noted, decode
 from mirrorfs.operations import Operations
 from mirrorfs.reserve import Reserve
+from mirrorfs.restarts import Life
 from mirrorfs.session import Session, host, version
+from mirrorfs.supervisor import Supervisor
 from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
@@ -55,24 +68,27 @@ _log = logging.getLogger(__name__)
 LOG_NAME: Final = "mirrorfs.log"
 
 
-def mount(volume: Volume, *, foreground: bool) -> None:
+def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
     """Mount a volume.
 
     In the background: returns when the mount answers. In the foreground: returns after it was
-    unmounted. Raises MirrorfsError.
+    unmounted. `force`: over the source even if others hold it. Raises MirrorfsError.
     """
     checks.check_permissions()
     checks.check_places(volume)
     if foreground:
-        _serve(volume, notify.ready, background.log_to_terminal)
+        os.chdir("/")
+        with contextlib.closing(_Ground(volume, background.log_to_terminal, force)) as ground:
+            ground.hold(notify.ready, leave_streams=False)
         return
+    command = os.getpid()
 
     def work(ready: Callable[[], None]) -> None:
-        _serve(
-            volume,
-            ready,
-            lambda: background.log_to(os.path.join(volume.journal_directory, LOG_NAME)),
-        )
+        def begin_log() -> None:
+            background.log_to(os.path.join(volume.journal_directory, LOG_NAME))
+
+        with contextlib.closing(_Ground(volume, begin_log, force, command)) as ground:
+            ground.hold(ready, leave_streams=True)
 
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
@@ -82,21 +98,128 @@ def mount(volume: Volume, *, foreground: bool) -> None:
         raise UnusableError(f"mountpoint: {mountpoint}: {error.strerror}, once mounted") from None
 
 
-def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], None]) -> None:
-    """The mount's whole life in this process."""
+class _Ground:
+    """What a mount stands on, whichever engine serves it: the source's root and the lock on it."""
+
+    def __init__(
+        self, volume: Volume, begin_log: Callable[[], None], force: bool, command: int = 0
+    ) -> None:
+        """`command`: the process that waits for the mount."""
+        self.volume = volume
+        self.begin_log = begin_log
+        self._path = os.path.realpath(volume.mountpoint or volume.source)
+        self._device = -1
+        self.holders: list[Holder] = []
+        known = _known_header(volume.journal_directory)
+        dead = len(covered.dead_at(self._path, volume.subtype))
+        self._root = checks.open_source(volume, dead)
+        try:
+            self._directory = _volume_directory(volume, self._root, known)
+            predecessor.lock(self._directory, volume.journal_directory)
+            ours = {os.getpid(), command}  # the shell that called us is not exempt
+            self.holders = checks.check_holders(volume, self._root, ours, force or dead > 0)
+        except BaseException:
+            os.close(self._root)
+            raise
+
+    def close(self) -> None:
+        """Let the source go."""
+        os.close(self._root)
+
+    def hold(self, ready: Callable[[], None], *, leave_streams: bool) -> None:
+        """Until it is unmounted: the engine, and with `restart=on` one after the other."""
+        if self.volume.restart == "off":
+            self.serve(self.connect(), Life(), ready)
+            return
+
+        def is_up() -> None:
+            self.note_device()
+            ready()
+
+        Supervisor(self, leave_streams=leave_streams).run(is_up)
+
+    # See supervisor.Mount
+
+    def serve(self, connection: int, life: Life, ready: Callable[[], None]) -> None:
+        """The engine."""
+        _serve(self, connection, life, ready)
+
+    def connect(self) -> int:
+        try:
+            return fuse_mount.open_device()
+        except OSError as error:
+            raise UnusableError(f"/dev/fuse: {error.strerror}") from None
+
+    def renew(self) -> int | None:
+        switches = self._switches()
+        connection = fuse_mount.open_device()
+        try:
+            if not fuse_mount.take_over(
+                self.volume, self._path, self._device, connection, switches
+            ):
+                os.close(connection)
+                return None
+        except BaseException:
+            os.close(connection)
+            raise
+        self.note_device()
+        return connection
+
+    def remove(self) -> None:
+        fuse_mount.detach(self._path, self._device)
+
+    def release(self) -> None:
+        self._directory.close()
+
+    def kept(self) -> list[int]:
+        return [self._root, self._directory.descriptor]
+
+    @property
+    def root(self) -> int:
+        """O_PATH descriptor of the source's root."""
+        return self._root
+
+    @property
+    def directory(self) -> VolumeDirectory:
+        """`.mirrorfs` of the source, locked."""
+        return self._directory
+
+    def note_device(self) -> int:
+        """st_dev of the mount that is there now."""
+        found = mountinfo.stacked_at(self._path)
+        self._device = found[0].device if found else -1
+        return self._device
+
+    def _switches(self) -> frozenset[str]:
+        """What the kernel does for the mount that is there: a remount may have changed it."""
+        found = [each for each in mountinfo.mounts() if each.device == self._device]
+        if not found:
+            return frozenset()
+        switches = found[0].words & mount_calls.FLAGS.keys()
+        untold = {"nodiratime"} & set(self.volume.kernel_options)
+        kept = tuple(sorted(switches | untold))
+        self.volume = msgspec.structs.replace(self.volume, kernel_options=kept)
+        return switches
+
+
+def _serve(ground: _Ground, connection: int, life: Life, ready: Callable[[], None]) -> None:
+    """The engine's whole life in this process."""
+    volume, directory = ground.volume, ground.directory
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal_directory)
-        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
-        stack.callback(tree.close)
-        directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        predecessor.lock(directory, volume.journal_directory)
+        known = _known_header(volume.journal_directory)
+        source = os.fsencode(volume.source)
+        tree = BackingTree.open(source, known.epoch if known else 1, ground.root)
+        stack.callback(tree.close)
         identity, opened = _open_journal(volume, tree, directory, known)
-        start_log()
+        ground.begin_log()
+        if ground.holders and not life.restarts:
+            held = words(ground.holders)
+            _log.warning("the source is in use past the mount, without records: %s", held)
         journal = EnduringJournal(
             opened.writer,
             directory,
@@ -112,13 +235,17 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
             stack.callback(guard.close)
         left = _begin(volume, journal, opened, directory, tree)
         try:
-            served = Session(volume, tree, journal, guard)
+            served = Session(volume, tree, journal, guard, life)
             log = _begin_log(volume, journal, directory, tree, served.operations, left)
             if log is not None:
                 stack.callback(log.close)
                 served.activity = log
             os.umask(0)
-            put_mount(volume, served.operations, tree.statistics().f_flag)
+            if not life.restarts:  # else it is there already
+                switches = fuse_mount.words(volume, tree.statistics().f_flag)
+                fuse_mount.put_mount(volume, connection, switches)
+            served.holders, served.device = ground.holders, ground.note_device()
+            fuse_mount.serve_on(connection, served.operations)
         except BaseException:
             journal.close(host())
             raise
@@ -147,15 +274,15 @@ def _known_header(directory: str) -> Header | None:
         raise UnusableError(f"journal: {directory}: {error.strerror}") from None
 
 
-def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -> VolumeDirectory:
+def _volume_directory(volume: Volume, root: int, known: Header | None) -> VolumeDirectory:
     """`.mirrorfs` of the source, unless the journal says that it must be there already."""
     if known is not None:
         try:
-            os.stat(RESERVED, dir_fd=tree.root)
+            os.stat(RESERVED, dir_fd=root)
         except FileNotFoundError:
             raise _another_volume(volume, known) from None
     node = volume.node if volume.writers == "many" else ""
-    return VolumeDirectory(tree.root, volume.source, node)
+    return VolumeDirectory(root, volume.source, node)
 
 
 def _another_volume(volume: Volume, known: Header) -> RefusedError:

@@ -39,9 +39,11 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a site's replicator last said, at `updated_ns`."""
+    """What a site's replicator, that process of that host, last said, at `updated_ns`."""
 
     state: State
+    host: str = ""
+    pid: int = 0
     phase: str = ""
     reason: str = ""
     updated_ns: int = 0
