@@ -140,14 +140,19 @@ class BackingTree:
 
         Probes the granularity of change times there, so it is called once, at the start.
         """
+        magic, _ = system_calls.file_system(self.root_directory)
+        return self.known_identity(self._ctime_granularity_ns(magic))
+
+    def known_identity(self, ctime_granularity_ns: int = 0) -> SourceIdentity:
+        """The same, but nothing is made or probed."""
         uuid = system_calls.file_system_uuid(self.root_directory)
-        magic, fsid = system_calls.file_system(self.root_directory)
+        _, fsid = system_calls.file_system(self.root_directory)
         return SourceIdentity(
             path=self.path,
             fs_uuid=uuid if any(uuid) else b"",
             fsid=fsid,
             root=self.root_id,
-            ctime_granularity_ns=self._ctime_granularity_ns(magic),
+            ctime_granularity_ns=ctime_granularity_ns,
         )
 
     def open_reserved(self, name: bytes) -> int:

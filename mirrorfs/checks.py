@@ -82,13 +82,13 @@ def open_source(volume: Volume, dead: int) -> int:
         raise UnusableError(f"source: {volume.source}: {error.strerror}") from None
 
 
-def check_holders(volume: Volume, root: int, ours: set[int], force: bool) -> list[Holder]:
+def check_holders(volume: Volume, device: int, ours: set[int], force: bool) -> list[Holder]:
     """Processes that would go on to use the source past a mount over it. RefusedError, unless
     `force`."""
     if not _is_over(volume):
         return []
     exempt = ours | host.replicators(volume.journal_directory)
-    found = holders.of_tree(volume.source, os.fstat(root).st_dev, exempt)
+    found = holders.of_tree(volume.source, device, exempt)
     if found and not force:
         raise RefusedError(
             f"mountpoint: {volume.source}: in use, past any mount over it, by"
@@ -154,7 +154,7 @@ def _check_alive(path: str, what: str) -> None:
 
 def _unusable(error: OSError, path: str, what: str) -> UnusableError | RefusedError:
     if error.errno == errno.ENOTCONN:
-        return RefusedError(f"{what}: {path}: a dead mount: run 'mirrorfs umount {path}' first")
+        return RefusedError(f"{what}: {path}: a dead mount: run 'umount -l {path}' first")
     return UnusableError(f"{what}: {path}: {error.strerror}")
 
 

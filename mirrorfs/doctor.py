@@ -103,7 +103,7 @@ def _mounts() -> Iterator[Finding]:
             answered = _in_time(lambda path=entry.path: os.statvfs(path))  # type: ignore[misc]
         except OSError as error:
             what = f"{entry.path}: dead: {error.strerror}"
-            yield problem("mount", what, f"mirrorfs umount {entry.path}, then mount it again")
+            yield problem("mount", what, "mount it again: that replaces it")
             continue
         if answered:
             yield ok("mount", f"{entry.path}: answers")

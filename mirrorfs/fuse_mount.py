@@ -70,18 +70,20 @@ def replace(volume: Volume, connection: int, words: Iterable[str], top: int) -> 
     }
     try:
         made = mount_calls.make("fuse", values, words)
+    except OSError:  # before Linux 5.2, or the source's name is too long for it
+        _put(volume, connection, words, f"/proc/self/fd/{top}")
+        _log.info("the dead mount stays beneath the one in its place")
+        return
+    try:
         try:
             mount_calls.put_beneath(made, top)
-        finally:
-            os.close(made)
-    except OSError as error:
-        _log.warning(
-            "the new mount is put on top of the dead one, which stays beneath it (%s)",
-            error.strerror,
-        )
-        _put(volume, connection, words, f"/proc/self/fd/{top}")
-    else:
-        mount_calls.detach(top)
+        except OSError:
+            mount_calls.put_on(made, top)
+            _log.info("the dead mount stays beneath the one in its place")
+            return
+    finally:
+        os.close(made)
+    mount_calls.detach(top)
 
 
 def take_over(

@@ -50,6 +50,7 @@ from mirrorfs.journal.recovery import (
     JournalBusyError,
     JournalRefusedError,
     Opened,
+    described,
     open_journal,
 )
 from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
@@ -99,7 +100,14 @@ def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
 
 
 class _Ground:
-    """What a mount stands on, whichever engine serves it: the source's root and the lock on it."""
+    """What a mount stands on, whichever engine serves it: the source's tree and the lock on it.
+
+    Attributes:
+        tree: opened before the mount covers it.
+        directory: `.mirrorfs` of the source, locked.
+        holders: processes that use the source past a mount over it.
+        begin_log: lets the log go where it shall.
+    """
 
     def __init__(
         self, volume: Volume, begin_log: Callable[[], None], force: bool, command: int = 0
@@ -112,19 +120,20 @@ class _Ground:
         self.holders: list[Holder] = []
         known = _known_header(volume.journal_directory)
         dead = len(covered.dead_at(self._path, volume.subtype))
-        self._root = checks.open_source(volume, dead)
+        root = checks.open_source(volume, dead)
         try:
-            self._directory = _volume_directory(volume, self._root, known)
-            predecessor.lock(self._directory, volume.journal_directory)
-            ours = {os.getpid(), command}  # the shell that called us is not exempt
-            self.holders = checks.check_holders(volume, self._root, ours, force or dead > 0)
-        except BaseException:
-            os.close(self._root)
-            raise
+            epoch = known.epoch if known else 1
+            self.tree = BackingTree.open(os.fsencode(volume.source), epoch, root)
+        finally:
+            os.close(root)
+        self.directory = _volume_directory(volume, self.tree, known)
+        predecessor.lock(self.directory, volume.journal_directory)
+        ours = {os.getpid(), command}  # the shell that called us is not exempt
+        self.holders = checks.check_holders(volume, self.tree.device, ours, force or dead > 0)
 
     def close(self) -> None:
         """Let the source go."""
-        os.close(self._root)
+        self.tree.close()
 
     def hold(self, ready: Callable[[], None], *, leave_streams: bool) -> None:
         """Until it is unmounted: the engine, and with `restart=on` one after the other."""
@@ -169,20 +178,10 @@ class _Ground:
         fuse_mount.detach(self._path, self._device)
 
     def release(self) -> None:
-        self._directory.close()
+        self.directory.close()
 
     def kept(self) -> list[int]:
-        return [self._root, self._directory.descriptor]
-
-    @property
-    def root(self) -> int:
-        """O_PATH descriptor of the source's root."""
-        return self._root
-
-    @property
-    def directory(self) -> VolumeDirectory:
-        """`.mirrorfs` of the source, locked."""
-        return self._directory
+        return [self.tree.root, self.tree.root_directory, self.directory.descriptor]
 
     def note_device(self) -> int:
         """st_dev of the mount that is there now."""
@@ -204,7 +203,7 @@ class _Ground:
 
 def _serve(ground: _Ground, connection: int, life: Life, ready: Callable[[], None]) -> None:
     """The engine's whole life in this process."""
-    volume, directory = ground.volume, ground.directory
+    volume, directory, tree = ground.volume, ground.directory, ground.tree
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -212,9 +211,6 @@ def _serve(ground: _Ground, connection: int, life: Life, ready: Callable[[], Non
     with contextlib.ExitStack() as stack:
         stack.callback(directory.close)
         known = _known_header(volume.journal_directory)
-        source = os.fsencode(volume.source)
-        tree = BackingTree.open(source, known.epoch if known else 1, ground.root)
-        stack.callback(tree.close)
         identity, opened = _open_journal(volume, tree, directory, known)
         ground.begin_log()
         if ground.holders and not life.restarts:
@@ -274,22 +270,31 @@ def _known_header(directory: str) -> Header | None:
         raise UnusableError(f"journal: {directory}: {error.strerror}") from None
 
 
-def _volume_directory(volume: Volume, root: int, known: Header | None) -> VolumeDirectory:
+def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -> VolumeDirectory:
     """`.mirrorfs` of the source, unless the journal says that it must be there already."""
     if known is not None:
         try:
-            os.stat(RESERVED, dir_fd=root)
+            os.stat(RESERVED, dir_fd=tree.root)
         except FileNotFoundError:
-            raise _another_volume(volume, known) from None
+            raise _another_volume(volume, known, tree) from None
     node = volume.node if volume.writers == "many" else ""
-    return VolumeDirectory(root, volume.source, node)
+    return VolumeDirectory(tree.root, volume.source, node)
 
 
-def _another_volume(volume: Volume, known: Header) -> RefusedError:
+def _another_volume(volume: Volume, known: Header, tree: BackingTree) -> RefusedError:
+    """Mostly a disk that is not mounted."""
+    found = tree.known_identity()
+    what = f"expected {described(known.source)}, found {described(found)}"
+    if _identifying(found) == _identifying(known.source):
+        what = "use a new journal, or put that file back"
     return RefusedError(
         f"journal: {volume.journal}: of volume {uuid.UUID(bytes=known.volume)}, but {volume.source}"
-        f" has no {RESERVED}/volume: use a new journal, or put that file back"
+        f" has no {RESERVED}/volume: is its file system mounted? {what}"
     )
+
+
+def _identifying(source: SourceIdentity) -> tuple[bytes, int, ObjectId]:
+    return source.fs_uuid, source.fsid, source.root
 
 
 def _open_journal(
@@ -297,7 +302,7 @@ def _open_journal(
 ) -> tuple[SourceIdentity, Opened]:
     identifier = directory.uuid()
     if identifier is None and known is not None:
-        raise _another_volume(volume, known)
+        raise _another_volume(volume, known, tree)
     identity = tree.identity()
     options = WriterOptions(
         sync=volume.journal_sync,

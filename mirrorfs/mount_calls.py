@@ -104,6 +104,11 @@ def put_beneath(mount: int, top: int) -> None:
     _call(_MOVE_MOUNT, mount, b"", top, b"", how)
 
 
+def put_on(mount: int, top: int) -> None:
+    """The same, but on top of it. OSError."""
+    _call(_MOVE_MOUNT, mount, b"", top, b"", _FROM_EMPTY_PATH | _TO_EMPTY_PATH)
+
+
 def detach(root: int) -> None:
     """Take the mount whose root this descriptor is out of the tree, busy or not."""
     path = f"/proc/self/fd/{root}"

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ from pathlib import Path
 import pytest
 
 from mirrorfs import mountinfo
-from mirrorfs.journal.control_client import ControlClient, Status
+from mirrorfs.journal.control_client import ControlClient, NotRunningError, Status
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import Record
 
 _MNT_DETACH = 2
 _PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 MIRRORFS = (sys.executable, "-m", "mirrorfs")
@@ -91,6 +93,17 @@ class Mounted:
         for pidfd in old:
             os.close(pidfd)
         return status
+
+    def wait_for_another(self) -> Status:
+        """Wait until another engine than the one looked at last serves it."""
+        old, deadline = self.pid, time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(NotRunningError, OSError):
+                status = self.look()
+                if status.pid != old:
+                    return status
+            assert time.monotonic() < deadline, "no other engine comes"
+            select.select([], [], [], _LOOK_SECONDS)
 
     def die(self) -> None:
         """kill -9 all of the daemon, and wait for its end; the dead mount stays."""
