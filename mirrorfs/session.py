@@ -190,6 +190,7 @@ class Session:
         return self._journal.writer.header
 
     def open_root(self) -> int:
+        """A new descriptor of the source's root."""
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._tree.root)
 
     def directory_id(self, path: bytes) -> ObjectId:
@@ -208,9 +209,11 @@ class Session:
             os.close(at)
 
     def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
+        """Append a control record."""
         return self._journal.append(kind, body)
 
     def status(self) -> Status:
+        """How things are."""
         return Status(
             pid=os.getpid(),
             host=host(),
@@ -247,4 +250,5 @@ class Session:
         )
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
+        """What the kernel does for the mount from now on."""
         self.operations.kernel_options = frozenset(kernel_options)

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from mirrorfs import mountinfo
+from mirrorfs.journal.control_client import ControlClient
+from mirrorfs.journal.record import Reconcile
+from tests.support.mounting import tmpfs
 from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting, run
-from tests.support.replicating import Replicating, replicating
+from tests.support.replicating import Replicating, replicating, until
 
 __all__ = ["mounting", "replicating"]
 
@@ -196,6 +199,38 @@ def test_a_dead_mount_beside_its_source_is_replaced(mounting: Mounting) -> None:
     os.kill(mounted.pid, signal.SIGTERM)
     mounted.wait()
     assert mountinfo.mounted_at(str(mounted.mountpoint)) is None
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_tree_beneath_a_dead_mount_is_served(
+    mounting: Mounting, tmp_path: Path, own: bool
+) -> None:
+    """Whether it is a directory of a larger file system or the root of its own; guard included."""
+    mounted = mounting.prepare("guard=on", over=True)
+    with tmpfs(mounted.source) if own else nullcontext():
+        mounted.mount()
+        (mounted.mountpoint / "d").mkdir()
+        mounted.die()
+        mounted.mount()
+        (mounted.mountpoint / "d" / "file").write_text("text")
+        (mounted.mountpoint / "d").rename(mounted.mountpoint / "e")
+        with ControlClient(str(mounted.journal)) as client:
+            _, root = client.root()
+            try:
+                os.mkdir("e/behind", dir_fd=root)
+                subprocess.run(
+                    ["mkdir", f"/proc/self/fd/{root}/e/too"], check=True, pass_fds=[root]
+                )
+            finally:
+                os.close(root)
+        until(lambda: any(found.path == b"e" for found in reconciles(mounted)), lambda: "no record")
+        assert sorted(os.listdir(mounted.mountpoint / "e")) == ["behind", "file", "too"]
+        mounted.umount()
+        assert sorted(os.listdir(mounted.source / "e")) == ["behind", "file", "too"]
+
+
+def reconciles(mounted: Mounted) -> list[Reconcile]:
+    return [r.body for r in mounted.records() if isinstance(r.body, Reconcile)]
 
 
 def test_in_a_mount_table_that_is_shared_with_others(mounting: Mounting) -> None:
