@@ -19,6 +19,8 @@ from mirrorfs.errors import MirrorfsError
 _LOG_BYTES_MAX = 1 << 20
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 READY: Final = b"ready"
+LOG_NAME: Final = "mirrorfs.log"
+_LINE_BYTES_MAX: Final = 4096
 
 
 class ChildError(MirrorfsError):
@@ -62,6 +64,16 @@ def log_to(file: str) -> None:
     """Send the log to a file of at most 1 MiB, with one predecessor (`file`.1)."""
     handler = _PrivateHandler(file, maxBytes=_LOG_BYTES_MAX, backupCount=1, encoding="utf-8")
     _log_with(handler)
+
+
+def last_line(file: str) -> str:
+    """Of such a log; "" if there is none."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LINE_BYTES_MAX))
+            return b"".join(stream.read().splitlines()[-1:]).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def log_to_terminal() -> None:

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import click
 
-from mirrorfs import export, findings, mountinfo, report
+from mirrorfs import background, export, findings, mountinfo, report
 from mirrorfs.config import read_options, read_volume
 from mirrorfs.errors import (
     CorruptJournalError,
@@ -215,13 +215,17 @@ def status(directory: str, as_json: bool) -> int:
             last = _last_record(reader, head)
             kept = _kept(reader)
         clean = last is not None and last.kind is Kind.UNMOUNT
+        said = background.last_line(os.path.join(journal, background.LOG_NAME))
         if as_json:
             value = {"running": False, "reason": str(error), "head": head, "clean": clean}
+            value["last_log"] = said
             print(json.dumps({**value, "kept": report.kept_value(kept)}))
         else:
             ended = "cleanly" if clean else "without unmounting: the next mount compares the tree"
             print(f"not running: {error}\n  journal     {head} records, ended {ended}")
             print("\n".join(report.kept_lines(kept)))
+            if said and not clean:
+                print(f"  last log    {said}")
         return STATUS_CRITICAL
     running = None
     with (

@@ -15,7 +15,6 @@ import resource
 import time
 import uuid
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 import pyfuse3
@@ -66,8 +65,6 @@ from mirrorfs.volume import RESERVED, VolumeDirectory
 
 _log = logging.getLogger(__name__)
 
-LOG_NAME: Final = "mirrorfs.log"
-
 
 def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
     """Mount a volume.
@@ -86,7 +83,7 @@ def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
 
     def work(ready: Callable[[], None]) -> None:
         def begin_log() -> None:
-            background.log_to(os.path.join(volume.journal_directory, LOG_NAME))
+            background.log_to(os.path.join(volume.journal_directory, background.LOG_NAME))
 
         with contextlib.closing(_Ground(volume, begin_log, force, command)) as ground:
             ground.hold(ready, leave_streams=True)

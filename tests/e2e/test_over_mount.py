@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -15,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfs import mountinfo
+from mirrorfs import fuse_mount, mount_calls, mountinfo
+from mirrorfs.config import read_volume
 from mirrorfs.journal.control_client import ControlClient
 from mirrorfs.journal.record import Reconcile
+from tests.support.hammering import hammered
 from tests.support.mounting import tmpfs
 from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting, run
 from tests.support.replicating import Replicating, replicating, until
@@ -67,26 +68,6 @@ def holding(source: Path, how: str) -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
         process.wait(60)
         process.stdout.close()
-
-
-@contextmanager
-def hammered(path: Path, device: int) -> Iterator[dict[str, object]]:
-    """What a process sees that looks all the time; told when it has ended."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "hammer.py", path, str(device)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    told: dict[str, object] = {}
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield told
-        told.update(json.loads(process.communicate(timeout=60)[0]))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def mount_by(program: str, mounted: Mounted) -> None:
@@ -172,7 +153,7 @@ def test_the_raw_tree_never_shows(mounting: Mounting, version: str) -> None:
     mount_by(LINUX[version], mounted)
     (mounted.mountpoint / "file").write_text("text")
     with hammered(mounted.mountpoint, device) as told:
-        for _ in range(3):
+        for _ in range(2):
             mounted.die()
             mount_by(LINUX[version], mounted)
             assert (mounted.mountpoint / "file").read_text() == "text"
@@ -187,6 +168,34 @@ def test_the_raw_tree_never_shows(mounting: Mounting, version: str) -> None:
     mounted.umount()
     assert mountinfo.mounted_at(str(mounted.mountpoint)) is None
     assert (mounted.source / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("linux", ["6.5", "5.2", "5.1"])
+def test_there_is_no_moment_between_two_mounts(
+    mounting: Mounting, monkeypatch: pytest.MonkeyPatch, linux: str
+) -> None:
+    """Five hundred dead mounts, each replaced by the next, while somebody looks."""
+    if linux < "6.5":
+        monkeypatch.setattr(mount_calls, "MOVE_MOUNT_BENEATH", 1 << 30)
+    if linux < "5.2":
+        monkeypatch.setattr(mount_calls, "_FSOPEN", 1 << 20)
+    mounted = mounting.prepare(over=True)
+    (mounted.source / ".mirrorfs").mkdir()
+    device = mounted.source.stat().st_dev
+    path = str(mounted.source)
+    volume = read_volume(path, path, {"journal": str(mounted.journal)})
+    connection = fuse_mount.open_device()
+    fuse_mount.put_mount(volume, connection, ())
+    with hammered(mounted.mountpoint, device) as told:
+        for _ in range(500):
+            os.close(connection)
+            connection = fuse_mount.open_device()
+            fuse_mount.put_mount(volume, connection, ())
+        os.close(connection)
+    assert told["raw"] == 0
+    assert isinstance(told["errors"], dict)
+    assert sum(told["errors"].values()) > 500
+    assert len(mountinfo.stacked_at(path)) == (1 if linux == "6.5" else 2)
 
 
 def test_a_dead_mount_beside_its_source_is_replaced(mounting: Mounting) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from mirrorfs import mountinfo
 from mirrorfs.journal.record import Kind, Reconcile
+from tests.support.hammering import hammered
 from tests.support.mounts import MIRRORFS, ROOT, Mounted, Mounting, mounting, run
 from tests.support.replicating import Replicating, replicating
 from tests.support.trees import differences, snapshot
@@ -128,6 +129,23 @@ def test_kills_under_load_lose_nothing_and_compare_little(
     assert not any(isinstance(body, Reconcile) and body.whole and not body.path for body in bodies)
 
 
+def test_the_raw_tree_does_not_show_meanwhile(mounting: Mounting) -> None:
+    """Who looks gets the mount's answers; errors only if he asked the engine that died."""
+    mounted = mounting.prepare(over=True)
+    device = mounted.source.stat().st_dev
+    mount_with("0.0, " * 9, mounted)
+    with hammered(mounted.mountpoint, device) as told:
+        for _ in range(5):
+            os.kill(mounted.pid, signal.SIGKILL)
+            mounted.wait_for_another()
+            assert os.listdir(mounted.mountpoint) == []
+    assert told["raw"] == 0
+    assert told["answers"]
+    assert isinstance(told["errors"], dict)
+    assert set(told["errors"]) <= set(map(os.strerror, DEAD))
+    mounted.umount()
+
+
 def test_sigterm_to_it_drains(mounting: Mounting) -> None:
     mounted = mounting(over=True)
     (mounted.mountpoint / "d").mkdir()
@@ -187,7 +205,9 @@ def test_it_gives_up_and_says_so(mounting: Mounting) -> None:
     assert "SIGKILL: 3 deaths within 10 minutes: given up" in log(mounted)
     with pytest.raises(OSError, match="Transport endpoint"):
         os.listdir(mounted.mountpoint)
-    assert run("status", mounted.journal).returncode == 2
+    status = run("status", mounted.journal)
+    assert status.returncode == 2
+    assert "SIGKILL: 3 deaths within 10 minutes: given up" in status.stdout
     mounted.mount()
     mounted.umount()
 
