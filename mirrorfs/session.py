@@ -111,7 +111,7 @@ class Session:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, self._volume.journal_directory, self)
+            await nursery.start(control.serve, self._volume.journal_directory, self)
             nursery.start_soon(self._journal.keep_trying)
             nursery.start_soon(self._upkeep.serve)
             if self.activity is not None:
