@@ -146,6 +146,22 @@ def test_the_raw_tree_does_not_show_meanwhile(mounting: Mounting) -> None:
     mounted.umount()
 
 
+def test_a_replicator_that_starts_while_no_engine_runs(
+    mounting: Mounting, replicating: Replicating
+) -> None:
+    """The source's path leads into the mount, which waits for its engine; so does he."""
+    mounted = mounting.prepare(over=True)
+    mount_with("2.0,", mounted)
+    (mounted.mountpoint / "file").write_text("text")
+    os.kill(mounted.pid, signal.SIGKILL)
+    while "started again in 2 s" not in log(mounted):
+        select.select([], [], [], 0.02)
+    replication = replicating(mounted.journal, "site")
+    replication.settle()
+    assert (replication.sites["site"] / "file").read_text() == "text"
+    mounted.look()
+
+
 def test_sigterm_to_it_drains(mounting: Mounting) -> None:
     mounted = mounting(over=True)
     (mounted.mountpoint / "d").mkdir()
