@@ -60,11 +60,14 @@ class BackingTree:
         self.root_id = self.object_id(root)
 
     @classmethod
-    def open(cls, source: bytes, epoch: int) -> BackingTree:
-        """Open the tree at that path. Raises UnusableError: none there, or no file handles."""
+    def open(cls, source: bytes, epoch: int, known: int = -1) -> BackingTree:
+        """Open the tree at that path. Raises UnusableError: none there, or no file handles.
+
+        `known`: a descriptor (O_PATH) of its root, where the path leads to a mount over it.
+        """
         where = os.fsdecode(source)
         try:
-            root = os.open(source, os.O_PATH | os.O_DIRECTORY)
+            root = os.dup(known) if known >= 0 else os.open(source, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             raise UnusableError(f"source: {where}: {error.strerror}") from None
         directory = -1
@@ -138,10 +141,10 @@ class BackingTree:
         Probes the granularity of change times there, so it is called once, at the start.
         """
         magic, _ = system_calls.file_system(self.root_directory)
-        return self.known_as(self._ctime_granularity_ns(magic))
+        return self.known_identity(self._ctime_granularity_ns(magic))
 
-    def known_as(self, ctime_granularity_ns: int) -> SourceIdentity:
-        """The same with a granularity that is known. Only looks."""
+    def known_identity(self, ctime_granularity_ns: int = 0) -> SourceIdentity:
+        """The same, but nothing is made or probed."""
         uuid = system_calls.file_system_uuid(self.root_directory)
         _, fsid = system_calls.file_system(self.root_directory)
         return SourceIdentity(

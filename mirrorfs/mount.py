@@ -8,70 +8,68 @@ begins (and, after an unclean stop, what must be compared), durably; only then m
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import resource
-import uuid
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, lookback, notify, predecessor
-from mirrorfs.activity_log import ActivityLog
-from mirrorfs.backing_tree import BackingTree
+from mirrorfs import (
+    background,
+    checks,
+    covered,
+    fuse_mount,
+    mount_calls,
+    mountinfo,
+    notify,
+    predecessor,
+)
+from mirrorfs.beginning import (
+    begin_activity_log,
+    begin_journal,
+    enduring,
+    known_header,
+    open_tree,
+    open_volume_journal,
+    volume_directory,
+)
 from mirrorfs.config import Volume
-from mirrorfs.degraded import EnduringJournal
-from mirrorfs.errors import (
-    CannotWriteError,
-    CorruptJournalError,
-    RefusedError,
-    UnusableError,
-)
-from mirrorfs.fuse_mount import put_mount
+from mirrorfs.errors import CannotWriteError, UnusableError
 from mirrorfs.guard import Guard
+from mirrorfs.holders import Holder, words
 from mirrorfs.inodes import Node
-from mirrorfs.journal.reader import JournalReader, NoJournalError
-from mirrorfs.journal.record import Kind, Mount
-from mirrorfs.journal.recovery import (
-    JournalBusyError,
-    JournalRefusedError,
-    Opened,
-    open_journal,
-)
-from mirrorfs.journal.segment import CorruptionError, Header
-from mirrorfs.journal.writer import JournalWriteError, WriterOptions
-from mirrorfs.lookback import Left
-from mirrorfs.reserve import Reserve
-from mirrorfs.session import Session, host, version
-from mirrorfs.volume import RESERVED, VolumeDirectory
+from mirrorfs.journal.record import Kind
+from mirrorfs.restarts import Life
+from mirrorfs.session import Session, host
+from mirrorfs.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
-LOG_NAME: Final = "mirrorfs.log"
 
-
-def mount(volume: Volume, *, foreground: bool) -> None:
+def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
     """Mount a volume.
 
     In the background: returns when the mount answers. In the foreground: returns after it was
-    unmounted. Raises MirrorfsError.
+    unmounted. `force`: over the source even if others hold it. Raises MirrorfsError.
     """
     checks.check_permissions()
     checks.check_places(volume)
     if foreground:
-        _serve(volume, notify.ready, background.log_to_terminal)
+        os.chdir("/")
+        with contextlib.closing(_Ground(volume, background.log_to_terminal, force)) as ground:
+            ground.hold(notify.ready, leave_streams=False)
         return
+    command = os.getpid()
 
     def work(ready: Callable[[], None]) -> None:
-        _serve(
-            volume,
-            ready,
-            lambda: background.log_to(os.path.join(volume.journal_directory, LOG_NAME)),
-        )
+        def begin_log() -> None:
+            background.log_to(os.path.join(volume.journal_directory, background.LOG_NAME))
+
+        with contextlib.closing(_Ground(volume, begin_log, force, command)) as ground:
+            ground.hold(ready, leave_streams=True)
 
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
@@ -88,20 +86,20 @@ def recover(volume: Volume) -> None:
     checks.check_permissions()
     checks.check_places(msgspec.structs.replace(volume, mountpoint=volume.source))
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal_directory)
-        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
+        known = known_header(volume.journal_directory)
+        tree = open_tree(volume, known.epoch if known else 1)
         stack.callback(tree.close)
-        directory = _volume_directory(volume, tree, known)
+        directory = volume_directory(volume, tree, known)
         stack.callback(directory.close)
         predecessor.lock(directory, volume.journal_directory)
-        opened = _open_journal(volume, tree, directory, known)
-        background.log_to(os.path.join(volume.journal_directory, LOG_NAME))
-        journal = _enduring(volume, tree, directory, opened)
+        opened = open_volume_journal(volume, tree, directory, known)
+        background.log_to(os.path.join(volume.journal_directory, background.LOG_NAME))
+        journal = enduring(volume, tree, directory, opened)
         # Not ended before all is said: a recovery that is cut off must not look like a clean end.
-        left = _begin(volume, journal, opened, directory, tree, mountpoint=b"")
+        left = begin_journal(volume, journal, opened, directory, tree, mountpoint=b"")
         root = Node(pyfuse3.ROOT_INODE, directory=True)
         root.identity = tree.root_id
-        log = _begin_log(volume, journal, directory, tree, root, left)
+        log = begin_activity_log(volume, journal, directory, tree, root, left)
         if log is not None:
             log.close()
         journal.close(host())
@@ -110,38 +108,139 @@ def recover(volume: Volume) -> None:
         _log.info("recovered, not mounted; the last record is %d", journal.writer.head)
 
 
-def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], None]) -> None:
-    """The mount's whole life in this process."""
+class _Ground:
+    """What a mount stands on, whichever engine serves it: the source's tree and the lock on it.
+
+    Attributes:
+        tree: opened before the mount covers it.
+        directory: `.mirrorfs` of the source, locked.
+        holders: processes that use the source past a mount over it.
+        begin_log: lets the log go where it shall.
+    """
+
+    def __init__(
+        self, volume: Volume, begin_log: Callable[[], None], force: bool, command: int = 0
+    ) -> None:
+        """`command`: the process that waits for the mount."""
+        self.volume = volume
+        self.begin_log = begin_log
+        self._path = os.path.realpath(volume.mountpoint or volume.source)
+        self._device = -1
+        self.holders: list[Holder] = []
+        known = known_header(volume.journal_directory)
+        dead = covered.dead_at(self._path, volume.subtype)
+        self.tree = open_tree(volume, known.epoch if known else 1)
+        self.directory = volume_directory(volume, self.tree, known)
+        predecessor.lock(self.directory, volume.journal_directory)
+        ours = {os.getpid(), command}  # the shell that called us is not exempt
+        self.holders = checks.check_holders(volume, self.tree.device, ours, force or bool(dead))
+
+    def close(self) -> None:
+        """Let the source go."""
+        self.tree.close()
+
+    def hold(self, ready: Callable[[], None], *, leave_streams: bool) -> None:
+        """Until it is unmounted: the engine, and with `restart=on` one after the other."""
+        if self.volume.restart == "off":
+            self.serve(self.connect(), Life(), ready)
+            return
+
+        def is_up() -> None:
+            self.note_device()
+            ready()
+
+        Supervisor(self, leave_streams=leave_streams).run(is_up)
+
+    # See supervisor.Mount
+
+    def serve(self, connection: int, life: Life, ready: Callable[[], None]) -> None:
+        """The engine."""
+        _serve(self, connection, life, ready)
+
+    def connect(self) -> int:
+        try:
+            return fuse_mount.open_device()
+        except OSError as error:
+            raise UnusableError(f"/dev/fuse: {error.strerror}") from None
+
+    def renew(self) -> int | None:
+        switches = self._switches()
+        connection = fuse_mount.open_device()
+        try:
+            if not fuse_mount.take_over(
+                self.volume, self._path, self._device, connection, switches
+            ):
+                os.close(connection)
+                return None
+        except BaseException:
+            os.close(connection)
+            raise
+        self.note_device()
+        return connection
+
+    def remove(self) -> None:
+        fuse_mount.detach(self._path, self._device)
+
+    def release(self) -> None:
+        self.directory.close()
+
+    def kept(self) -> list[int]:
+        return [self.tree.root, self.tree.root_directory, self.directory.descriptor]
+
+    def note_device(self) -> int:
+        """st_dev of the mount that is there now."""
+        found = mountinfo.stacked_at(self._path)
+        self._device = found[0].device if found else -1
+        return self._device
+
+    def _switches(self) -> frozenset[str]:
+        """What the kernel does for the mount that is there: a remount may have changed it."""
+        found = [each for each in mountinfo.mounts() if each.device == self._device]
+        if not found:
+            return frozenset()
+        switches = found[0].words & mount_calls.FLAGS.keys()
+        untold = {"nodiratime"} & set(self.volume.kernel_options)
+        kept = tuple(sorted(switches | untold))
+        self.volume = msgspec.structs.replace(self.volume, kernel_options=kept)
+        return switches
+
+
+def _serve(ground: _Ground, connection: int, life: Life, ready: Callable[[], None]) -> None:
+    """The engine's whole life in this process."""
+    volume, directory, tree = ground.volume, ground.directory, ground.tree
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal_directory)
-        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
-        stack.callback(tree.close)
-        directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        predecessor.lock(directory, volume.journal_directory)
-        opened = _open_journal(volume, tree, directory, known)
-        start_log()
-        journal = _enduring(volume, tree, directory, opened)
+        known = known_header(volume.journal_directory)
+        opened = open_volume_journal(volume, tree, directory, known)
+        ground.begin_log()
+        if ground.holders and not life.restarts:
+            held = words(ground.holders)
+            _log.warning("the source is in use past the mount, without records: %s", held)
+        journal = enduring(volume, tree, directory, opened)
         guard = None
         if volume.guard == "on":
             guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
             stack.callback(guard.close)
         mountpoint = os.fsencode(volume.mountpoint or volume.source)
-        left = _begin(volume, journal, opened, directory, tree, mountpoint=mountpoint)
+        left = begin_journal(volume, journal, opened, directory, tree, mountpoint=mountpoint)
         try:
-            served = Session(volume, tree, journal, guard)
-            log = _begin_log(volume, journal, directory, tree, served.operations.root, left)
+            served = Session(volume, tree, journal, guard, life)
+            log = begin_activity_log(volume, journal, directory, tree, served.operations.root, left)
             if log is not None:
                 stack.callback(log.close)
                 log.on_sweep = served.operations.recorder.touch_dirty
                 served.operations.recorder.activity = log
                 served.activity = log
             os.umask(0)
-            put_mount(volume, served.operations, tree.statistics().f_flag)
+            if not life.restarts:  # else it is there already
+                switches = fuse_mount.words(volume, tree.statistics().f_flag)
+                fuse_mount.put_mount(volume, connection, switches)
+            served.holders, served.device = ground.holders, ground.note_device()
+            fuse_mount.serve_on(connection, served.operations)
         except BaseException:
             journal.close(host())
             raise
@@ -152,157 +251,3 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         journal.close(host())
         pyfuse3.close(unmount=False)
         _log.info("unmounted; the last record is %d", journal.writer.head)
-
-
-# Before the mount
-
-
-def _known_header(directory: str) -> Header | None:
-    """Header of the newest segment, if there is a journal already."""
-    try:
-        with JournalReader(directory) as reader:
-            return reader.header
-    except NoJournalError:
-        return None
-    except CorruptionError as error:
-        raise CorruptJournalError(f"journal: {error}") from None
-    except OSError as error:
-        raise UnusableError(f"journal: {directory}: {error.strerror}") from None
-
-
-def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -> VolumeDirectory:
-    """`.mirrorfs` of the source, unless the journal says that it must be there already."""
-    if known is not None:
-        try:
-            os.stat(RESERVED, dir_fd=tree.root)
-        except FileNotFoundError:
-            raise _another_volume(volume, known) from None
-    node = volume.node if volume.writers == "many" else ""
-    return VolumeDirectory(tree.root, volume.source, node)
-
-
-def _another_volume(volume: Volume, known: Header) -> RefusedError:
-    return RefusedError(
-        f"journal: {volume.journal}: of volume {uuid.UUID(bytes=known.volume)}, but {volume.source}"
-        f" has no {RESERVED}/volume: use a new journal, or put that file back"
-    )
-
-
-def _open_journal(
-    volume: Volume, tree: BackingTree, directory: VolumeDirectory, known: Header | None
-) -> Opened:
-    identifier = directory.uuid()
-    if identifier is None and known is not None:
-        raise _another_volume(volume, known)
-    identity = tree.identity()
-    options = WriterOptions(
-        sync=volume.journal_sync,
-        segment_bytes_max=volume.journal_segment_bytes,
-        segment_seconds_max=volume.journal_segment_age,
-    )
-    identifier = identifier or directory.make_uuid()
-    reserve = Reserve(volume.journal_directory, volume.journal_reserve)
-    told = lookback.told(volume.journal_directory)
-    try:
-        while True:
-            try:
-                opened = open_journal(
-                    volume.journal_directory, identifier, identity, volume.node, options, told
-                )
-                break
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.give():
-                    raise
-    except (JournalBusyError, JournalRefusedError) as error:
-        raise RefusedError(f"journal: {error}") from None
-    except CorruptionError as error:
-        raise CorruptJournalError(f"journal: {error}") from None
-    except OSError as error:
-        raise CannotWriteError(f"journal: {volume.journal}: {error.strerror}") from None
-    return opened
-
-
-def _enduring(
-    volume: Volume, tree: BackingTree, directory: VolumeDirectory, opened: Opened
-) -> EnduringJournal:
-    return EnduringJournal(
-        opened.writer,
-        directory,
-        opened.writer.header.source.root,
-        directory=volume.journal_directory,
-        ways=tree.way,
-        reserve_bytes=volume.journal_reserve,
-        when_full=volume.journal_full,
-    )
-
-
-def _begin(
-    volume: Volume,
-    journal: EnduringJournal,
-    opened: Opened,
-    directory: VolumeDirectory,
-    tree: BackingTree,
-    *,
-    mountpoint: bytes,
-) -> Left:
-    """The first records, durable before anything can change through the mount."""
-    root = opened.writer.header.source.root
-    noted = lookback.noted(directory, root)
-    others = opened.writer.head > 0 and directory.changed_by_others()
-    clean = opened.clean and noted is None and not others
-    if opened.torn is not None:
-        _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
-    record = Mount(host(), os.getpid(), version(), mountpoint, clean)
-    try:
-        witness = directory.witness()
-    except OSError as error:
-        raise CannotWriteError(f"{volume.source}/{RESERVED}: {error.strerror}") from None
-    left = lookback.look_back(
-        volume.journal_directory,
-        opened,
-        tree,
-        trusted=directory.trusts_activity(),
-        others=others,
-        witness=witness,
-    )
-    try:
-        journal.begin(record, left.marks, left.reason, noted, left.since_ns)
-        for captured in lookback.records(tree, left):
-            journal.append(*captured)
-        directory.note_writers()
-    except (JournalWriteError, OSError) as error:
-        raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
-    try:
-        directory.prepare_marks()
-    except OSError as error:
-        _log.warning("no space can be kept in the source for marks: %s", error.strerror)
-    return left
-
-
-def _begin_log(
-    volume: Volume,
-    journal: EnduringJournal,
-    directory: VolumeDirectory,
-    tree: BackingTree,
-    root: Node,
-    left: Left,
-) -> ActivityLog | None:
-    """From here on it is kept which directories are being changed."""
-    log = lookback.begin_log(
-        volume.journal_directory,
-        journal.writer,
-        tree,
-        root,
-        left,
-        directory.ahead_ns,
-        lambda: journal.degraded is not None,
-        directory.bear_witness,
-    )
-    try:
-        if log is None:
-            directory.distrust_activity()
-            return None
-        directory.trust_activity()
-    except OSError as error:
-        raise CannotWriteError(f"{volume.source}/{RESERVED}: {error.strerror}") from None
-    return log

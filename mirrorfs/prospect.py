@@ -17,6 +17,7 @@ import msgspec
 
 from mirrorfs import activity_log, checks, lookback
 from mirrorfs.backing_tree import BackingTree
+from mirrorfs.beginning import open_tree
 from mirrorfs.config import Volume, read_volume
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
@@ -129,7 +130,7 @@ def look(volume: Volume) -> Prospect:
     checks.check_places(msgspec.structs.replace(volume, mountpoint=volume.source))
     with JournalReader(journal) as reader, contextlib.ExitStack() as stack:
         end = _end(reader)
-        tree = BackingTree.open(os.fsencode(volume.source), reader.header.epoch)
+        tree = open_tree(volume, reader.header.epoch)
         stack.callback(tree.close)
         directory = _volume_directory(volume, tree)
         stack.callback(directory.close)
@@ -192,7 +193,7 @@ def _check_same(
     if identifier is None:
         raise _not_its_source(volume)
     try:
-        found = tree.known_as(header.source.ctime_granularity_ns)
+        found = tree.known_identity(header.source.ctime_granularity_ns)
         check_same(volume.journal_directory, header, identifier, found)
     except JournalRefusedError as error:
         raise RefusedError(f"journal: {error}") from None

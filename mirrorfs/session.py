@@ -5,7 +5,6 @@ Decides which of them run; what each does is theirs.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import logging
@@ -21,29 +20,28 @@ import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import control, mountinfo, request_loop
+from mirrorfs import control, mount_calls, mountinfo, request_loop
 from mirrorfs.activity_log import ActivityLog
 from mirrorfs.backing_tree import BackingTree
 from mirrorfs.config import Volume, node_name
 from mirrorfs.degraded import EnduringJournal
-from mirrorfs.fuse_mount import restrictions
+from mirrorfs.fuse_mount import remove_beneath, restrictions
 from mirrorfs.guard import Guard
+from mirrorfs.holders import Holder
 from mirrorfs.journal.control_client import Status
 from mirrorfs.journal.record import Body, Kind, ObjectId, SequenceNumber
 from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.segment import Header
 from mirrorfs.operations import EngineOptions, Operations
+from mirrorfs.restarts import Life
 from mirrorfs.upkeep import Upkeep, UpkeepOptions
 from mirrorfs.virtual import JournalFacts
 from mirrorfs.volume import RESERVED
 
 _log = logging.getLogger(__name__)
 
-_MNT_DETACH = 2
 _TASKS_MAX = 99
 _TASKS_WAITING_MAX = 4096
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def version() -> str:
@@ -57,13 +55,27 @@ def host() -> str:
 
 
 class Session:
-    """The parts that live while the mount does."""
+    """The parts that live while the mount does.
+
+    Attributes:
+        activity: the activity log, if there is one.
+        holders: processes that held the source when it was mounted over.
+        device: st_dev of the mount.
+    """
 
     def __init__(
-        self, volume: Volume, tree: BackingTree, journal: EnduringJournal, guard: Guard | None
+        self,
+        volume: Volume,
+        tree: BackingTree,
+        journal: EnduringJournal,
+        guard: Guard | None,
+        life: Life,
     ) -> None:
         self.activity: ActivityLog | None = None
+        self.holders: list[Holder] = []
+        self.device = 0
         self._volume = volume
+        self._life = life
         self._started_ns = time.time_ns()
         self._begun = journal.writer.head
         self._tree = tree
@@ -99,7 +111,7 @@ class Session:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until it is unmounted."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, self._volume.journal_directory, self)
+            await nursery.start(control.serve, self._volume.journal_directory, self)
             nursery.start_soon(self._journal.keep_trying)
             nursery.start_soon(self._upkeep.serve)
             if self.activity is not None:
@@ -129,23 +141,27 @@ class Session:
 
     def _unmount(self) -> None:
         """In a thread: the kernel may have requests for us before it lets go."""
-        path = os.fsencode(self._mountpoint)
         entry = mountinfo.mounted_at(self._mountpoint)
         if entry is None or entry.type != f"fuse.{self._volume.subtype}":
             return
-        if _libc.umount2(path, 0) == 0:
-            return
-        if ctypes.get_errno() == errno.EBUSY:
-            _log.warning("%s is in use: detached, ends with its last user", self._mountpoint)
-            _libc.umount2(path, _MNT_DETACH)
-        else:
-            _log.error("cannot unmount: %s", os.strerror(ctypes.get_errno()))
+        try:
+            try:
+                mount_calls.unmount(entry.path)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                _log.warning("%s is in use: detached, ends with its last user", self._mountpoint)
+                mount_calls.unmount(entry.path, mount_calls.MNT_DETACH)
+            remove_beneath(entry.path, self._volume.subtype)
+        except OSError as error:
+            _log.error("cannot unmount: %s", error.strerror)
 
     def _daemon(self) -> bytes:
         """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
         journal = self._volume.journal_directory.encode(errors="backslashreplace").decode()
         told = {
             "pid": os.getpid(),
+            "supervisor": self._supervisor(),
             "host": host(),
             "version": version(),
             "journal": journal,
@@ -153,6 +169,10 @@ class Session:
             "restrictions": self._restrictions,
         }
         return json.dumps(told).encode()
+
+    def _supervisor(self) -> int:
+        """Process id of the one that would start the engine again; 0 if there is none."""
+        return self._life.supervisor if os.getppid() == self._life.supervisor else 0
 
     def _facts(self) -> JournalFacts:
         return JournalFacts(
@@ -170,7 +190,7 @@ class Session:
         return self._journal.writer.header
 
     def open_root(self) -> int:
-        """See control.Volume."""
+        """A new descriptor of the source's root."""
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._tree.root)
 
     def directory_id(self, path: bytes) -> ObjectId:
@@ -189,11 +209,11 @@ class Session:
             os.close(at)
 
     def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
-        """See control.Volume."""
+        """Append a control record."""
         return self._journal.append(kind, body)
 
     def status(self) -> Status:
-        """See control.Volume."""
+        """How things are."""
         return Status(
             pid=os.getpid(),
             host=host(),
@@ -220,8 +240,15 @@ class Session:
             guard=self._volume.guard,
             foreign=self._guard.directories if self._guard else 0,
             lost=self._guard.overflows if self._guard else 0,
+            device=self.device,
+            restart=self._volume.restart,
+            supervisor=self._supervisor(),
+            restarts=self._life.restarts,
+            restarted_ns=self._life.last_ns,
+            restart_reason=self._life.reason,
+            holders=tuple(str(holder) for holder in self.holders if holder.lives),
         )
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
-        """See control.Volume."""
+        """What the kernel does for the mount from now on."""
         self.operations.kernel_options = frozenset(kernel_options)

@@ -41,7 +41,7 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a site's replicator last said, at `updated_ns`."""
+    """What a site's replicator, that process of that host, last said, at `updated_ns`."""
 
     state: State
     host: str = ""
@@ -68,12 +68,6 @@ def read_reports(directory: str) -> list[tuple[str, Report | None]]:
         except (OSError, msgspec.DecodeError):
             found.append((site, None))
     return found
-
-
-def replicators(directory: str, host: str) -> set[int]:
-    """Processes of that host that replicate the journal, or did so last."""
-    found = (report for _, report in read_reports(directory))
-    return {each.pid for each in found if each is not None and each.host == host}
 
 
 def site_findings(directory: str, now_ns: int) -> Iterator[Finding]:

@@ -80,11 +80,16 @@ class VolumeDirectory:
             raise CannotWriteError(f"{source}/{RESERVED}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Let the source go."""
+        """Let the source go; what was forked meanwhile holds the lock as well."""
         self._close_marks()
         if self._witness_fd >= 0:
             os.close(self._witness_fd)
         os.close(self._fd)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the directory; the lock is on it."""
+        return self._fd
 
     def lock(self) -> None:
         """Keep other mirrorfs away until `close`, but those of other nodes where several may be

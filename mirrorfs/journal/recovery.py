@@ -159,8 +159,20 @@ def check_same(directory: str, header: Header, volume: bytes, source: SourceIden
         what = "directory" if same_fs else "file system"
         raise JournalRefusedError(
             f"{directory}: the source is not the one this journal names"
-            f" ({os.fsdecode(known.path)}): it is another {what}"
+            f" ({os.fsdecode(known.path)}): it is another {what}: expected {described(known)},"
+            f" found {described(source)}: mount the right one, or use a new journal"
         )
+
+
+def described(source: SourceIdentity) -> str:
+    """What tells it from others, in words."""
+    if source.fs_uuid:
+        system = f"file system {uuid.UUID(bytes=source.fs_uuid.ljust(16, bytes(1))[:16])}"
+    elif source.fsid:
+        system = f"file system id {source.fsid:x}"
+    else:
+        system = "a file system without identity"
+    return f"{system}, root {source.root.hex()}"
 
 
 def _recover(directory_fd: int, path: str, told: ActivityHeader | None) -> _Found | None:

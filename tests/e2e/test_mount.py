@@ -203,11 +203,7 @@ def test_a_source_with_a_comma_and_a_newline(mounting: Mounting) -> None:
 
 def test_a_dead_mount_is_named_and_removed(mounting: Mounting) -> None:
     mounted = mounting()
-    os.kill(mounted.pid, signal.SIGKILL)
-    mounted.wait()
-    done = run("mount", mounted.source, mounted.mountpoint, "-o", f"journal={mounted.journal}")
-    assert done.returncode == 69
-    assert f"run 'mirrorfs umount {mounted.mountpoint}' first" in done.stderr
+    mounted.die()
     assert run("status", mounted.mountpoint).returncode == 66
     done = run("umount", mounted.mountpoint)
     assert (done.returncode, done.stderr) == (0, "")
