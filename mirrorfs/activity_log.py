@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from mirrorfs import system_calls
 from mirrorfs.activity import (
     SLOT_BYTES,
     SLOTS,
@@ -44,6 +45,8 @@ _GATHER_SECONDS: Final = 0.02
 _AGAIN_SECONDS: Final = 1.0
 _MARGIN_NS: Final = 2_000_000_000
 _NEW: Final = FILE_NAME + ".new"
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE of renameat2(2)
+_ZEROED_SLOTS: Final = 1024
 
 
 def boot_id() -> bytes:
@@ -67,6 +70,30 @@ def read(directory_fd: int) -> tuple[ActivityHeader, list[Slot]] | None:
     offsets = range(SLOT_BYTES, min(slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES)
     found = (decode_slot(data[offset : offset + SLOT_BYTES]) for offset in offsets)
     return header, [slot for slot in found if slot is not None]
+
+
+def _open_new(directory_fd: int) -> int:
+    """The file to be made: with all the space it needs, mostly that of the one before the last."""
+    fd = os.open(_NEW, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+    try:
+        os.posix_fallocate(fd, 0, SLOTS * SLOT_BYTES)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _take_its_place(directory_fd: int) -> None:
+    """The new file for the old one. That one stays for its space: the next start must not fail for
+    a full disk."""
+    try:
+        system_calls.rename_with_flags(
+            directory_fd, os.fsencode(_NEW), directory_fd, os.fsencode(FILE_NAME), _EXCHANGE
+        )
+    except OSError:  # there is none, or the file system cannot do it
+        os.replace(_NEW, FILE_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        with contextlib.suppress(OSError):
+            os.close(_open_new(directory_fd))
 
 
 class ActivityLog:
@@ -111,14 +138,14 @@ class ActivityLog:
         self._urgent = trio.Event()
         self._done = trio.Event()
         self._sweep_now = trio.Event()
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._fd = os.open(_NEW, flags, 0o600, dir_fd=directory_fd)
+        self._fd = _open_new(directory_fd)
         try:
-            os.posix_fallocate(self._fd, 0, SLOTS * SLOT_BYTES)
+            for slot in range(0, SLOTS, _ZEROED_SLOTS):
+                self._pwrite(bytes(_ZEROED_SLOTS * SLOT_BYTES), slot)
             batch = activity.to_write()
             self._write_slots(batch)
             activity.written(batch)
-            os.replace(_NEW, FILE_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            _take_its_place(directory_fd)
             os.fsync(directory_fd)
             self._tell_durable()
         except BaseException:
@@ -233,7 +260,7 @@ class ActivityLog:
             self._told = self._header.generation
 
     def _pwrite(self, data: bytes, slot: int) -> None:
-        if os.pwrite(self._fd, data, slot * SLOT_BYTES) != SLOT_BYTES:
+        if os.pwrite(self._fd, data, slot * SLOT_BYTES) != len(data):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     async def _keep_sweeping(self) -> None:

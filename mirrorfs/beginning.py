@@ -94,6 +94,7 @@ def _identifying(source: SourceIdentity) -> tuple[bytes, int, ObjectId]:
 def open_volume_journal(
     volume: Volume, tree: BackingTree, directory: VolumeDirectory, known: Header | None
 ) -> Opened:
+    """Open the journal to append to it, made if there is none. MirrorfsError."""
     identifier = directory.uuid()
     if identifier is None and known is not None:
         raise _another_volume(volume, known, tree)
@@ -128,6 +129,7 @@ def open_volume_journal(
 def enduring(
     volume: Volume, tree: BackingTree, directory: VolumeDirectory, opened: Opened
 ) -> EnduringJournal:
+    """The journal as the engine sees it."""
     return EnduringJournal(
         opened.writer,
         directory,

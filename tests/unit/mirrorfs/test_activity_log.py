@@ -50,7 +50,24 @@ def test_a_new_file_says_whose_it_is(directory: int) -> None:
     log = make(directory)
     log.close()
     assert read(directory) == (HEADER._replace(generation=1, durable=1), [])
-    assert os.listdir(directory) == [FILE_NAME]
+    assert sorted(os.listdir(directory)) == [FILE_NAME, f"{FILE_NAME}.new"]
+
+
+def test_the_file_before_is_the_space_of_the_next(directory: int, tmp_path: Path) -> None:
+    def inodes() -> list[int]:
+        return [(tmp_path / name).stat().st_ino for name in (FILE_NAME, f"{FILE_NAME}.new")]
+
+    activity = Activity(node(1)[0])
+    activity.adopt(Slot(ObjectId(b"old"), 5, whole=True, is_object=False))
+    ActivityLog(directory, HEADER, activity, lambda: True).close()
+    first = inodes()
+    make(directory).close()
+    assert inodes() == first[::-1]
+    make(directory).close()
+    assert inodes() == first
+    told = read(directory)
+    assert told is not None
+    assert told[1] == [], "nothing is left of what it said before"
 
 
 def test_a_damaged_header_is_no_file(directory: int, tmp_path: Path) -> None:
