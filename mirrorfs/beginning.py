@@ -171,9 +171,8 @@ def begin_journal(
         witness=witness,
     )
     try:
-        journal.begin(record, left.marks, left.reason, noted, left.since_ns)
-        for captured in lookback.records(tree, left):
-            journal.append(*captured)
+        also = lookback.records(tree, left)
+        journal.begin(record, left.marks, left.reason, noted, left.since_ns, also)
         directory.note_writers()
     except (JournalWriteError, OSError) as error:
         raise CannotWriteError(f"journal: {volume.journal}: {error}") from None

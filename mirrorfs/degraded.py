@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 
 import trio
 
+from mirrorfs.capture import Captured
 from mirrorfs.journal.record import (
     Body,
     Change,
@@ -111,12 +112,13 @@ class EnduringJournal:
         unclean: str,
         noted: Noted | None,
         since_ns: int = 0,
+        also: Iterable[Captured] = (),
     ) -> None:
         """The first records, durable before anything can change through the mount.
 
         After an unclean end: a `reconcile` of what may have been changing then (`active`), for the
-        reason `unclean`, with `since_ns` (record.Reconcile). Then one of each directory that was
-        marked, as far as there is room.
+        reason `unclean`, with `since_ns` (record.Reconcile); and `also` these. Then one of each
+        directory that was marked, as far as there is room.
         JournalWriteError: not even the first ones are possible.
         """
         self._append(Kind.MOUNT, mount)
@@ -124,6 +126,8 @@ class EnduringJournal:
             sequence = self._append(Kind.RECONCILE, _reconcile(mark, unclean, since_ns))
             where = "the tree" if mark.directory == self._root else "a directory"
             _log.warning("%s: reconcile of %s is %d", unclean, where, sequence)
+        for captured in also:
+            self._append(*captured)
         self.writer.sync()
         if noted is not None:
             self._take_over(noted)
