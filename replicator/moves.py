@@ -292,6 +292,21 @@ class Moves:
         elif entry.mark is None or self._keeps(entry, mode):
             self.keep_version(directory, place.name, place)
 
+    def keep_if_better(
+        self, found: SourceObject, staged: Staged, copy: Copy, place: Place, mode: Mode
+    ) -> None:
+        """A copy is about to be replaced. If the source went back in time, or lost content, the
+        site's version must not be lost."""
+        mark = copy.entry.mark
+        if mark is None or not stat.S_ISREG(copy.entry.mode):
+            return
+        ctime_ns = found.stat().ctime_ns
+        newer = not mode.trust and mark.ctime_ns > ctime_ns
+        if not newer and not self._bench.may_be_better(mark, ctime_ns):
+            return
+        if not self._store.is_alike(staged, copy.directory, copy.name):
+            self.keep_version(copy.directory, copy.name, copy.place or place)
+
     def keep_version(self, directory: Directory, name: bytes, place: Place) -> None:
         """Keep the non-directory that stands there, and belongs to that place: it is about to be
         replaced."""

@@ -30,7 +30,6 @@ from replicator.stores.base import (
     MarkFlag,
     SiteEntry,
     SiteStore,
-    Staged,
     StoreError,
 )
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
@@ -261,7 +260,7 @@ class Step:
         if state is ContentState.STALE:
             staged = self._staging.stage(found, place)
             for each in copies:
-                self._keep_if_better(found, staged, each, place, mode)
+                self.moves.keep_if_better(found, staged, each, place, mode)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._replace_others(found, directory, place, copies)
             return
@@ -400,25 +399,10 @@ class Step:
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self._staging.stage(found, place)
         for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
-            self._keep_if_better(found, staged, each, place, mode)
+            self.moves.keep_if_better(found, staged, each, place, mode)
         self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
         self._replace_others(found, copy.directory, place, copies)
-
-    def _keep_if_better(
-        self, found: SourceObject, staged: Staged, copy: Copy, place: Place, mode: Mode
-    ) -> None:
-        """A copy is about to be replaced. If the source went back in time, or lost content, the
-        site's version must not be lost."""
-        mark = copy.entry.mark
-        if mark is None or not stat.S_ISREG(copy.entry.mode):
-            return
-        ctime_ns = found.stat().ctime_ns
-        newer = not mode.trust and mark.ctime_ns > ctime_ns
-        if not newer and not self.bench.may_be_better(mark, ctime_ns):
-            return
-        if not self._store.is_alike(staged, copy.directory, copy.name):
-            self.moves.keep_version(copy.directory, copy.name, copy.place or place)
 
     def _replace_others(
         self, found: SourceObject, directory: Directory, place: Place, copies: list[Copy]
