@@ -205,6 +205,8 @@ class Reconciler:
             with done.unless_fatal(ObjectItem(here.directory, comparison.position)):
                 self._step.directory_attributes(source, _mode(comparison))
             names.update(self._source.list(source))
+            if comparison.at_root:  # it may have been made before a kill, with those above it
+                self._step.touch_above(source)
         here.list(names)
 
     def _directories(self, here: At) -> Iterator[tuple[bytes, ObjectId]]:

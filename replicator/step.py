@@ -132,6 +132,10 @@ class Step:
             self.place(way, replace(mode, descends=mode.descends and self._is_at(way, source)))
         raise SourceChangedError("directories are renamed faster than they can be followed")
 
+    def touch_above(self, source: SourceObject) -> None:
+        """Have the times set of all directories above that one."""
+        self.bench.touched.update(step[0] for step in self._source.ancestors(source) or ())
+
     def _is_at(self, place: Place, directory: SourceObject) -> bool:
         """Whether that is where a directory stands, not one above it."""
         way = self._source.ancestors(directory)

@@ -103,3 +103,19 @@ def test_a_site_that_could_not_be_synced_is_copied_to_again(mirror: Mirror) -> N
     mirror.start(state, unsynced=True)
     follow(mirror)
     assert names(mirror) == {b"lost": lost.content}
+
+
+def test_content_that_the_source_lost_is_kept_wherever_the_copy_is(mirror: Mirror) -> None:
+    """Here in limbo: the object has another name now, and no record says so."""
+    tree, root = mirror.tree, mirror.tree.root_thing
+    mirror.engine.save()
+    thing = save_file(tree, root, b"before")
+    follow(mirror)
+    content, head = thing.content, tree.head
+    tree.rename(root, b"before", root, b"after")
+    mirror.lose_tail(head)
+    thing.content = b""
+    mirror.engine.step.bench.losses.source_cut(tree.tag, 1)
+    follow(mirror)
+    assert names(mirror) == {b"after": b""}
+    assert [node.data for node in mirror.store.inner.kept.values()] == [content]

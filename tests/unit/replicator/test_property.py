@@ -116,6 +116,23 @@ def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool, cut
         mirror.cut_power()
 
 
+@pytest.mark.parametrize("block", range(4))
+def test_all_that_can_upset_it_ends_equal(block: int) -> None:
+    for seed in (*range(block * SEEDS, block * SEEDS + SEEDS), 107_553):
+        chance = Random(seed * 7 + 1)
+        mirror = run(
+            seed,
+            crashes=chance.random() < 0.6,
+            tails=chance.random() < 0.4,
+            faults=chance.random() < 0.4,
+            initial=chance.random() < 0.5,
+            degrades=chance.random() < 0.25,
+            cuts=chance.random() < 0.4,
+            compares=chance.random() < 0.4,
+        )
+        assert_equal(mirror, seed)
+
+
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
 @pytest.mark.parametrize("block", range(4))
 def test_a_site_that_fails_now_and_then_ends_equal(block: int, initial: bool) -> None:
