@@ -37,7 +37,7 @@ from mirrorfs.volume import VolumeDirectory, Witness
 _log = logging.getLogger(__name__)
 
 UNCLEAN = "mirrorfs stopped without unmounting"
-RESTARTED = "the host was started again: the last changes may not have reached the disk"
+RESTARTED = "the source was mounted again since: the last changes may not have reached its disk"
 OTHERS = "other nodes may have changed the source"
 WENT_BACK = "source and journal are not of the same time: one of them is an older copy"
 _WRITTEN_BACK_NS: Final = 600_000_000_000

@@ -254,7 +254,7 @@ def test_after_another_boot(mounting: Mounting) -> None:
     found = foreseen(mounted)
     assert (found.clean, found.other_boot, len(found.compared)) == (True, True, 5)
     assert "of before the host was started again" in text_of(mounted)
-    assert "was started again" in found.reason
+    assert "was mounted again" in found.reason
 
 
 def test_refusals(mounting: Mounting, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfs import mountinfo
+from mirrorfs import lookback, mountinfo
 from mirrorfs.journal.control_client import ControlClient
-from mirrorfs.journal.record import Kind
+from mirrorfs.journal.record import Kind, Reconcile
 from tests.support.mounting import ext4, shut_down
 from tests.support.mounts import ROOT, Mounted, Mounting, mounting, run
 from tests.support.replicating import Replicating, replicating
@@ -176,7 +176,9 @@ def test_a_disk_that_is_unmounted_beneath(mounting: Mounting, tmp_path: Path) ->
         assert (disk / "more").read_text() == "text"
         mounted.mount()
         mounted.umount()
-    assert not [record for record in mounted.records() if record.kind is Kind.RECONCILE]
+    found = [record.body for record in mounted.records() if isinstance(record.body, Reconcile)]
+    assert {body.reason for body in found} == {lookback.RESTARTED}
+    assert not any(body.whole for body in found), "the last directories to be changed, no more"
 
 
 def test_a_detached_mount_with_a_writer(mounting: Mounting, replicating: Replicating) -> None:

@@ -115,6 +115,7 @@ def test_content_that_the_source_lost_is_kept_wherever_the_copy_is(mirror: Mirro
     tree.rename(root, b"before", root, b"after")
     mirror.lose_tail(head)
     thing.content = b""
+    thing.contents.append((tree.clock, b""))
     mirror.engine.step.bench.losses.source_cut(tree.tag, 1)
     follow(mirror)
     assert names(mirror) == {b"after": b""}
