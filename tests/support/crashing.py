@@ -93,7 +93,7 @@ class Crashing(Mounted):
         """Mount it by the program of this module."""
         if not self.page_file.exists():
             self.page_file.write_bytes(bytes(_PAGE_BYTES))
-        options = ",".join((f"journal={self.journal}", *self.options))
+        options = ",".join(("restart=off", f"journal={self.journal}", *self.options))
         subprocess.run(
             [
                 *(sys.executable, "-m", "tests.support.crashing", self.page_file),
