@@ -153,7 +153,10 @@ class ActivityLog:
             raise
 
     def close(self) -> None:
-        """Let go of the file; what is in it stays."""
+        """After the journal: say what of it is on the disk, and let go of the file."""
+        self._header = self._header._replace(synced=self._synced())
+        with contextlib.suppress(OSError):  # then less is known
+            self._pwrite(encode_activity_header(self._header, SLOTS), 0)
         os.close(self._fd)
 
     def touch(self, node: Node, object_id: ObjectId, *, is_object: bool = False) -> bool:

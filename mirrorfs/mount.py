@@ -100,9 +100,9 @@ def recover(volume: Volume) -> None:
         root = Node(pyfuse3.ROOT_INODE, directory=True)
         root.identity = tree.root_id
         log = begin_activity_log(volume, journal, directory, tree, root, left)
+        journal.close(host())
         if log is not None:
             log.close()
-        journal.close(host())
         if journal.degraded is not None:
             raise CannotWriteError(f"journal: {volume.journal}: {journal.degraded}")
         _log.info("recovered, not mounted; the last record is %d", journal.writer.head)
