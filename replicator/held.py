@@ -69,7 +69,8 @@ class HeldSteps:
         waiting = isinstance(error, DeferredError)
         tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
         seconds = backoff_seconds(tries, self._random.random())
-        if waiting and not isinstance(error, AheadError):
+        writer = waiting and not isinstance(error, AheadError)
+        if writer:
             seconds = WRITER_WAIT_SECONDS
         directory, name = key[1:3]
         if subject.place is not None:
@@ -88,6 +89,7 @@ class HeldSteps:
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
             unsure=unsure or (before is not None and before.unsure),
             waiting=waiting,
+            writer=writer,
             since_ns=before.since_ns if before else now_ns,
             due_ns=now_ns + int(seconds * 1e9),
             tries=tries,
@@ -143,9 +145,9 @@ class HeldSteps:
         )
 
     def expects(self, identity: ObjectId) -> bool:
-        """Whether a step waits for a record about that object, a writer's say."""
+        """Whether a step waits for what a writer of that object says when it has done."""
         steps = (self._steps[key] for key in self._about.get(identity, ()))
-        return any(step.object == identity and step.waiting for step in steps)
+        return any(step.object == identity and step.writer for step in steps)
 
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""

@@ -66,7 +66,8 @@ class HeldStep(msgspec.Struct, kw_only=True):
         occupant: what the site has at the place.
         unsure: records may not tell all that has changed there: it was to be compared.
         sequence: of its first record; the clean cursor stays below it.
-        waiting: it has not failed: its object is open for writing.
+        waiting: it has not failed: its object is open for writing (`writer`), or a record is still to
+            come.
         since_ns: when it was first held.  due_ns: when it is tried again.
     """
 
@@ -80,6 +81,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     path: bytes | None = None
     sequence: int
     waiting: bool = False
+    writer: bool = False
     since_ns: int
     due_ns: int
     tries: int = 1
