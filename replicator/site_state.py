@@ -66,8 +66,8 @@ class HeldStep(msgspec.Struct, kw_only=True):
         occupant: what the site has at the place.
         unsure: records may not tell all that has changed there: it was to be compared.
         sequence: of its first record; the clean cursor stays below it.
-        waiting: it has not failed: its object is open for writing (`writer`), or a record is still to
-            come.
+        waiting: it has not failed: its object is open for writing (`writer`), or a record is still
+            to come.
         since_ns: when it was first held.  due_ns: when it is tried again.
     """
 
