@@ -20,7 +20,7 @@ ITEM = PlaceItem(Place(ObjectId(b"directory"), b"name"), (SequenceNumber(5), 0))
     [
         (DeferredError("open for writing"), True),
         (AheadError("a record is still to come"), False),
-        (StoreError("it failed", transient=False), False),
+        (StoreError("it failed", 5, transient=False), False),
     ],
 )
 def test_a_writer_is_expected_only_where_one_is_waited_for(error: Exception, expects: bool) -> None:
