@@ -5,6 +5,7 @@ Reads them; the words in them are the replicator's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -69,9 +70,15 @@ def read_reports(directory: str) -> list[tuple[str, Report | None]]:
 
 
 def replicators(directory: str, host: str) -> set[int]:
-    """Processes of that host that replicate the journal, or did so last."""
-    found = (report for _, report in read_reports(directory))
-    return {each.pid for each in found if each is not None and each.host == host}
+    """Processes of that host, which is this one, that replicate the journal."""
+    found = set()
+    for _, report in read_reports(directory):
+        if report is None or report.host != host:
+            continue
+        with contextlib.suppress(OSError), open(f"/proc/{report.pid}/cmdline", "rb") as file:
+            if b"replicator" in file.read():  # else another program has the number by now
+                found.add(report.pid)
+    return found
 
 
 def site_findings(directory: str, now_ns: int) -> Iterator[Finding]:
