@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from mirrorfs.journal.paths import inside
+from mirrorfs.journal.reader import JournalReader
 from tests.support.mounts import Mounted, Mounting, mounting
 from tests.support.mounts import run as mirrorfs
 from tests.support.replicating import run as replicator
@@ -89,7 +91,7 @@ def test_an_object_that_no_record_has_under_its_path(mounting: Mounting) -> None
     assert kinds == ["create", "write"]
 
 
-def test_a_path_as_the_shell_has_it(mounting: Mounting) -> None:
+def test_a_path_as_the_shell_has_it(mounting: Mounting, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted = mounting()
     (mounted.mountpoint / "d").mkdir()
     (mounted.mountpoint / "d/f").write_text("x")
@@ -101,6 +103,9 @@ def test_a_path_as_the_shell_has_it(mounting: Mounting) -> None:
         done = replicator("log", "--journal", mounted.journal, path)
         line = f"replicator: {path}: the journal has no records about it\n"
         assert (done.returncode, done.stdout, done.stderr) == (0, "", line)
+    with JournalReader(str(mounted.journal)) as reader, monkeypatch.context() as here:
+        here.chdir(mounted.mountpoint / "d")
+        assert inside(b"f", reader) == b"d/f"
 
 
 def test_searches(mounting: Mounting) -> None:
