@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from replicator.copying import SMALL_BYTES
 from replicator.escape import Escape
-from replicator.held import DeferredError, HeldSteps, Subject
+from replicator.held import DeferredError, HeldSteps, Key, Subject, key_of
 from replicator.moves import NORMAL, Counters, Mode
+from replicator.order import CommitOrder, Order, claims
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
@@ -28,6 +30,7 @@ from replicator.site_state import (
     clean_cursor,
     encode_state,
 )
+from replicator.staging import CopyingError, Workers
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
@@ -60,6 +63,10 @@ class Surroundings:
         tick: called now and then during long steps; may raise to stop them.
         boot: id of this boot of the host.
         random: for jitter.
+        workers: where bytes move.
+        copies_max: so many files may be copied, or have been, before the turn of their steps.
+        inline_bytes: files up to this size are copied on the spot, while the site is quick.
+        commit_order: in which order changes become visible.
     """
 
     clock_ns: Callable[[], int]
@@ -68,6 +75,10 @@ class Surroundings:
     tick: Callable[[], None]
     boot: str
     random: Random
+    workers: Workers
+    copies_max: int = 32
+    inline_bytes: int = SMALL_BYTES
+    commit_order: CommitOrder = CommitOrder.DIRECTORY
 
 
 class Engine:
@@ -96,14 +107,20 @@ class Engine:
             incarnations,
             self._escape,
             self._held,
+            workers=world.workers,
+            inline_bytes=world.inline_bytes,
             sleep=world.sleep,
+            clock_ns=world.clock_ns,
         )
+        self._order = Order()
+        self._retries: dict[Item, None] = {}
+        self._blocked: deque[PlaceItem | ObjectItem] = deque()
         self.reconciler = Reconciler(self.step, world.tick)
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
         if state.escaping:  # what the reconciles saw is forgotten
             self._escape.after_gap(self._gap(), (), keep=state.keeping)
-        self._tries = 0
+        self._tries: dict[Key, int] = {}
         self._limbo: dict[bytes, int] = {}
         lost = not state.stopped and state.boot not in ("", world.boot)
         self._recopy: tuple[SequenceNumber, Mode] | None = None
@@ -129,6 +146,18 @@ class Engine:
             body = record.body
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
+            if isinstance(body, Change) and len(self.step.staging):
+                self._look_again(body)
+
+    def _look_again(self, change: Change) -> None:
+        """What steps wait for may not be what they need any more."""
+        for place in change.places:
+            at = self.plan.place(place)
+            if at is not None:
+                self._order.resume(at)
+        about = self.plan.object(change.object)
+        if about is not None:
+            self._order.resume(about)
 
     # work --------------------------------------------------------------------------------------
 
@@ -138,16 +167,16 @@ class Engine:
         Raises TroubleError when going on is of no use now: what was being tried stays to do.
         """
         done = 0
+        with _trouble("the stage"):
+            self.step.staging.land()
         with _trouble("the table of names"):
             self._write_names()
         with _trouble("directories in doubt"), contextlib.suppress(SourceChangedError):
             self._settle_doubts((SequenceNumber(max(1, self.plan.working())), 0))
         while done < steps:
-            item = self.plan.next()
+            item = self._next()
             if item is None:
-                item = self._due()
-                if item is None:
-                    break
+                break
             try:
                 self._apply(item)
             except (StoreError, SourceError) as error:
@@ -159,8 +188,65 @@ class Engine:
         self._escape.passed(self.plan.working())
         return done
 
+    @property
+    def copying(self) -> bool:
+        """Whether bytes are on their way: there will be more to do."""
+        return len(self.step.staging) > 0
+
+    # which step is next ------------------------------------------------------------------------
+
+    def _next(self) -> Item | None:
+        """The step to do now. What shares nothing with those under way passes them."""
+        plan, order, arrived = self.plan, self._order, self.step.staging.arrived
+        while True:
+            while arrived:
+                order.resume(arrived.pop())
+            fresh = plan.fresh()
+            item = order.ready()
+            late = order.last is not None and fresh is not None and fresh.position < order.last
+            if item is not None and not late:
+                if plan.waits(item) or item in self._retries:
+                    return item
+                self._leave(item)  # it was done on the way to something else
+            elif isinstance(fresh, PlaceItem | ObjectItem):
+                plan.take()
+                self._enter(fresh)
+            elif fresh is None or len(order):
+                break
+            else:
+                return fresh  # nothing passes a reconcile, and it passes nothing
+        self._prefetch()
+        return None if fresh is not None else self._due()
+
+    def _enter(self, item: PlaceItem | ObjectItem) -> bool:
+        ready = self._order.enter(item, claims(item, self._world.commit_order, self._places))
+        if not ready:
+            self._blocked.append(item)
+        return ready
+
+    def _places(self, identity: ObjectId) -> Iterator[Place]:
+        yield from self.plan.hints(identity).places
+        yield from self.step.bench.names.places(identity)
+
+    def _leave(self, item: Item) -> None:
+        self._order.leave(item)
+        self._retries.pop(item, None)
+        self.step.staging.release(item)
+
+    def _prefetch(self) -> None:
+        """Have bytes copied for steps whose turn has not come yet."""
+        staging = self.step.staging
+        while self._blocked and len(staging) < self._world.copies_max:
+            item = self._blocked.popleft()
+            if item in self._order and self.plan.waits(item) and not self._order.waits(item):
+                staging.owner = (item, item.time_ns)
+                with contextlib.suppress(StoreError, SourceError, SourceChangedError):
+                    self.step.prefetch(item, self._mode(item))
+
     def _make_room(self) -> None:
         """The site is full: what the source has no more goes before its turn."""
+        with contextlib.suppress(StoreError):
+            self.step.staging.make_room()
         failures = (DeferredError, SourceChangedError, StoreError, SourceError)
         for item in sorted(self.plan.waiting(), key=lambda each: each.position):
             if isinstance(item, PlaceItem):
@@ -186,9 +272,13 @@ class Engine:
     def _apply(self, item: Item) -> None:
         position = item.position
         self._unsaved = True
+        copying = False
         try:
             self.step.bench.map.limbo.tidy()
-            self._carry_out(item)
+            try:
+                self._carry_out(item)
+            except CopyingError:
+                copying = True
             self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error, unsure=self._unsure)
@@ -196,13 +286,20 @@ class Engine:
             self._failed(item, error)
             return
         else:
+            if copying:
+                self._order.wait(item)
+                return
             if item.position == position and not isinstance(item, ReconcileItem):
                 self._held.done(item)
-        self._tries = 0
+        self._tries.pop(key_of(item), None)
+        self.step.staging.narrow = False
+        self._leave(item)  # if it was postponed, it comes again in its turn
         if item.position == position:
             self.plan.done(item)
 
     def _carry_out(self, item: Item) -> None:
+        if not isinstance(item, ReconcileItem):
+            self.step.staging.owner = (item, item.time_ns)
         if isinstance(item, PlaceItem):
             self.step.place(item.place, self._mode(item), item)
         elif isinstance(item, ObjectItem):
@@ -246,11 +343,13 @@ class Engine:
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""
         no_space = isinstance(error, StoreError) and error.no_space
-        self._tries += 1
-        if no_space or (error.transient and self._tries < _TRIES_MAX):
+        key = key_of(item)
+        tries = self._tries[key] = self._tries.get(key, 0) + 1
+        if no_space or (error.transient and tries < _TRIES_MAX):
             raise error
-        self._tries = 0
+        del self._tries[key]
         self._hold(item, error, unsure=self._unsure)
+        self._leave(item)
         self.plan.done(item)
 
     # held steps --------------------------------------------------------------------------------
@@ -301,7 +400,14 @@ class Engine:
         """A held step to try again now."""
         if self.plan.known < self._world.head():
             return None  # what is seen now may be explained by records still to be read
-        return self._held.due(self._world.clock_ns())
+        if self.plan.next() is not None:
+            return None  # or by records whose steps wait for their bytes
+        item = self._held.due(self._world.clock_ns(), {key_of(each) for each in self._retries})
+        if isinstance(item, PlaceItem | ObjectItem):
+            self._retries[item] = None
+            if not self._enter(item):
+                return None
+        return item
 
     def next_due_ns(self) -> int | None:
         """When the next held step is tried again."""

@@ -6,7 +6,7 @@ again is decided here; `engine` tries it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
@@ -64,7 +64,7 @@ class HeldSteps:
         self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
     ) -> None:
         """Try it again later. `unsure`: see HeldStep."""
-        key = _key(item)
+        key = key_of(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
         tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
@@ -119,7 +119,7 @@ class HeldSteps:
 
     def done(self, item: Item) -> None:
         """It was done, or need not be."""
-        self._drop(_key(item))
+        self._drop(key_of(item))
 
     def object_done(self, identity: ObjectId) -> None:
         """The object was made true on the way to something else."""
@@ -138,7 +138,7 @@ class HeldSteps:
 
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""
-        step = self._steps.get(_key(item))
+        step = self._steps.get(key_of(item))
         return step is not None and step.tries > 0
 
     @property
@@ -153,10 +153,10 @@ class HeldSteps:
             if step.directory:
                 yield Place(ObjectId(step.directory), step.name)
 
-    def due(self, now_ns: int) -> Item | None:
-        """One that is to be tried again now."""
-        for step in self._steps.values():
-            if step.due_ns <= now_ns:
+    def due(self, now_ns: int, under_way: Collection[Key] = ()) -> Item | None:
+        """One that is to be tried again now, and is not `under_way` already."""
+        for key, step in self._steps.items():
+            if step.due_ns <= now_ns and key not in under_way:
                 step.tries = max(step.tries, 1)  # whatever it waited for: look closely now
                 return _item(step)
         return None
@@ -166,7 +166,8 @@ class HeldSteps:
         return min((step.due_ns for step in self._steps.values()), default=None)
 
 
-def _key(item: Item) -> Key:
+def key_of(item: Item) -> Key:
+    """What makes two steps the same."""
     if isinstance(item, PlaceItem):
         return ("place", item.place.directory, item.place.name, b"")
     if isinstance(item, ObjectItem):

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
 from replicator.held import DeferredError
 from replicator.moves import NORMAL, Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
+from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import StoreError
 from replicator.view import SourceChangedError, SourceError
 
+_Result = TypeVar("_Result")
 _TOUCHED_MAX = 4096
+_LATER_MAX = 64
 
 
 @dataclass(slots=True)
@@ -59,6 +64,7 @@ class Reconciler:
         self._source = step.bench.source
         self._store = step.bench.store
         self._tick = tick
+        self._later: deque[PlaceItem] = deque()
 
     def reconcile(
         self, item: ReconcileItem, *, adopt: bool = False, keep: bool = True
@@ -73,7 +79,13 @@ class Reconciler:
             swept = Reconciled()  # what fails here fails again below
             self._walk(item, swept, lambda at: self._sweep(at, mode))
         done = Reconciled()
-        self._walk(item, done, lambda at: self._create(at, mode, item.position, done))
+        try:
+            self._walk(item, done, lambda at: self._create(at, mode, item.position, done))
+            self._catch_up(mode, done, 0)
+        finally:
+            for each in self._later:
+                self._step.staging.release(each)
+            self._later.clear()
         return done
 
     def settle_doubts(self, position: Position, *, keep: bool) -> Reconciled:
@@ -95,7 +107,7 @@ class Reconciler:
             self._tick()
             at = waiting.pop()
             with done.unless_fatal(replace(item, directory=at, path=None)):
-                children = visit(at)
+                children = self._patiently(item, lambda at=at: visit(at))  # type: ignore[misc]
                 done.seen.add(at)
                 if item.whole:
                     waiting += children
@@ -145,13 +157,51 @@ class Reconciler:
                 return []
             bench.counters.directories_reconciled += 1
             with done.unless_fatal(ObjectItem(identity, position)):
-                self._step.directory_attributes(source, mode)
+                self._patiently(
+                    source, lambda: self._step.directory_attributes(source, mode)
+                )
             names = sorted({*self._store.list(directory), *self._source.list(source)})
             for name in names:
-                place = Place(identity, name)
-                with done.unless_fatal(PlaceItem(place, position)):
-                    self._step.place(place, mode)
+                item = PlaceItem(Place(identity, name), position)
+                with done.unless_fatal(item):
+                    self._place(item, mode)
+                self._catch_up(mode, done, _LATER_MAX)
             return self._directories(identity, names)
+
+    def _place(self, item: PlaceItem, mode: Mode) -> None:
+        """Make a place true, or come back to it when its bytes are there."""
+        staging = self._step.staging
+        staging.owner = (item, 0)
+        try:
+            self._step.place(item.place, mode)
+        except CopyingError:
+            self._later.append(item)
+        except BaseException:
+            staging.release(item)
+            raise
+        else:
+            staging.release(item)
+
+    def _catch_up(self, mode: Mode, done: Reconciled, leave: int) -> None:
+        """Wait for bytes until no more than so many places are to be come back to."""
+        while len(self._later) > leave:
+            self._tick()
+            item = self._later.popleft()
+            with done.unless_fatal(item):
+                self._patiently(item, lambda item=item: self._step.place(item.place, mode))  # type: ignore[misc]
+
+    def _patiently(self, owner: Hashable, act: Callable[[], _Result]) -> _Result:
+        """Do that; where bytes are needed, wait for them."""
+        staging = self._step.staging
+        try:
+            while True:
+                staging.owner = (owner, 0)
+                try:
+                    return act()
+                except CopyingError:
+                    staging.wait()
+        finally:
+            staging.release(owner)
 
     def _directories(self, identity: ObjectId, names: list[bytes]) -> list[ObjectId]:
         children: list[ObjectId] = []

@@ -19,10 +19,10 @@ from replicator.escape import Escape
 from replicator.held import AheadError, DeferredError, HeldSteps
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
-from replicator.planner import PlaceItem, Plan
+from replicator.planner import ObjectItem, PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
-from replicator.staging import Staging
+from replicator.staging import Staging, Workers
 from replicator.stores.base import (
     RESERVED,
     Directory,
@@ -49,7 +49,10 @@ class Step:
         escape: Escape,
         held: HeldSteps,
         *,
+        workers: Workers,
+        inline_bytes: int,
         sleep: Callable[[float], None],
+        clock_ns: Callable[[], int],
     ) -> None:
         """Step on `source`, `store` and `plan`.
 
@@ -57,7 +60,8 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
-            sleep: waits that many seconds.
+            workers: where bytes move.  inline_bytes: see Staging.
+            sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
         """
         names = NameTable(store)
         self.bench = Bench(
@@ -76,7 +80,7 @@ class Step:
         self._store = store
         self._plan = plan
         self._held = held
-        self._staging = Staging(self.bench, sleep)
+        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes)
 
     @property
     def counters(self) -> Counters:
@@ -231,7 +235,7 @@ class Step:
             self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
-            staged = self._staging.stage(found, place)
+            staged = self.staging.stage(found, place)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._replace_others(found, directory, place, copies)
             return
@@ -356,6 +360,21 @@ class Step:
 
     # content -----------------------------------------------------------------------------------
 
+    def prefetch(self, item: PlaceItem | ObjectItem, mode: Mode) -> None:
+        """Begin to copy what that step, whose turn has not come, is going to need. A guess: what
+        is copied is looked at again when the step is done. Raises SourceError, StoreError."""
+        identity = item.object if isinstance(item, ObjectItem) else None
+        if isinstance(item, PlaceItem):
+            identity = self.bench.object_at(item.place)
+        found = None if identity is None else self._source.open(identity)
+        if found is None:
+            return
+        with found:
+            if stat.S_ISREG(found.mode):
+                _, state = self._ranked_copies(found, mode)
+                if state is ContentState.STALE:
+                    self.staging.prefetch(found)
+
     def _mark(self, found: SourceObject) -> Mark:
         return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
 
@@ -366,7 +385,7 @@ class Step:
             self.bench.names.add(found.id, place)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
-        staged = self._staging.stage(found, place)
+        staged = self.staging.stage(found, place)
         mark = copy.entry.mark
         if not mode.trust and mark is not None and mark.ctime_ns > found.stat().ctime_ns:
             # the source went back in time: the site's newer version must not be lost

@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from mirrorfs.journal.record import SequenceNumber
+from replicator.order import CommitOrder
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random
 
@@ -26,13 +27,20 @@ def run(
     tails: bool = False,
     faults: bool = False,
     initial: bool = False,
+    workers: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
+
+    `workers`: bytes move on workers, many at a time, and arrive in any order.
 
     `initial`: the source has something already that no record speaks of.
     """
     random = Random(seed)
-    mirror = Mirror(random)
+    mirror = Mirror(
+        random,
+        inline_bytes=-1 if workers else 1 << 20,
+        commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+    )
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
@@ -55,6 +63,7 @@ def run(
         if random.random() < 0.6:
             mirror.feed(random.randint(1, 8))
         upset(mirror, random, crashes=crashes, faults=faults)
+        mirror.move_bytes()
         mirror.work(random.randint(0, 10))
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
@@ -99,3 +108,21 @@ def test_ends_equal_and_shows_nothing_strange(
 ) -> None:
     for seed in range(block * SEEDS, block * SEEDS + SEEDS):
         assert_equal(run(seed, crashes=crashes, tails=tails, initial=initial), seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "both", "faults"])
+@pytest.mark.parametrize("block", range(4))
+def test_many_steps_under_way_end_equal_and_show_nothing_strange(
+    block: int, upset: str, initial: bool
+) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset in ("crashes", "both", "faults"),
+            tails=upset in ("tails", "both"),
+            faults=upset == "faults",
+            initial=initial,
+            workers=True,
+        )
+        assert_equal(mirror, seed)
