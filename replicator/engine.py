@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from replicator.commit_order import CommitOrder
 from replicator.copying import SMALL_BYTES
 from replicator.escape import Escape
 from replicator.held import DeferredError, HeldSteps, Key, Subject, key_of
 from replicator.moves import NORMAL, Counters, Mode
-from replicator.order import CommitOrder, Order, claims
+from replicator.order import Order, claims
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
@@ -200,7 +201,9 @@ class Engine:
         plan, order, arrived = self.plan, self._order, self.step.staging.arrived
         while True:
             while arrived:
-                order.resume(arrived.pop())
+                waited = arrived.pop()
+                if waited is not None:
+                    order.resume(waited)
             fresh = plan.fresh()
             item = order.ready()
             late = order.last is not None and fresh is not None and fresh.position < order.last

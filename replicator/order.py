@@ -1,14 +1,13 @@
 """Which steps may be done now, when many are under way; and which bytes are copied next.
 
-Pure. A step claims the objects and directories it is about. Steps with a claim in common are done in
-the order of the plan; all others pass each other while bytes of one are on their way. What a step
-claims is fixed when it enters: what records say later of the same place cannot make it wrong, since
-every step looks at the source itself.
+Pure. A step claims the objects and directories it is about. Steps with a claim in common are done
+in the order of the plan; all others pass each other while bytes of one are on their way. What a
+step claims is fixed when it enters: what records say later of the same place cannot make it wrong,
+since every step looks at the source itself.
 """
 
 from __future__ import annotations
 
-import enum
 import heapq
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -16,21 +15,11 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from mirrorfs.journal.record import ObjectId, Place
+from replicator.commit_order import CommitOrder
 from replicator.planner import Item, ObjectItem, PlaceItem, Position
 
 SMALL_BYTES: Final = 1 << 20
 """A file up to this size is small: a share of the workers is kept for such files."""
-
-
-class CommitOrder(enum.Enum):
-    """In which order changes become visible at a site."""
-
-    ANY = "any"
-    """Those of one object, and of one place, in the journal's order."""
-    DIRECTORY = "directory"
-    """Those within one directory, too, and a directory before what is in it."""
-    JOURNAL = "journal"
-    """All of them."""
 
 
 def claims(
@@ -118,11 +107,7 @@ class Order:
         """The first step that may be done now; it stays until `wait` or `leave`."""
         while self._ready:
             entry = self._ready[0][2]
-            if (
-                self._entries.get(entry.item) is entry
-                and entry.blockers == 0
-                and not entry.waits
-            ):
+            if self._entries.get(entry.item) is entry and entry.blockers == 0 and not entry.waits:
                 return entry.item
             heapq.heappop(self._ready)
         return None
@@ -198,10 +183,10 @@ class CopyQueue(Generic[_Job]):
         """The next one, and whether it takes one of the large files' workers."""
         small, large = self._small, self._large
         free = self._large_busy < self._large_max
-        if large and (free or large[0][0] + self._deadline_ns <= now_ns):
-            if not small or large[0][:2] < small[0][:2]:
-                self._large_busy += free
-                return heapq.heappop(large)[2], free
+        may = bool(large) and (free or large[0][0] + self._deadline_ns <= now_ns)
+        if may and (not small or large[0][:2] < small[0][:2]):
+            self._large_busy += free
+            return heapq.heappop(large)[2], free
         return (heapq.heappop(small)[2], False) if small else None
 
     def done(self, counted: bool) -> None:

@@ -50,10 +50,10 @@ class PlaceItem:
     place: Place
     position: Position
     path: bytes | None = None
-    objects: tuple[ObjectId, ...] = ()
-    time_ns: int = 0
     vacated: list[SequenceNumber] = field(default_factory=list)
     arrived: tuple[SequenceNumber, ObjectId] | None = None
+    objects: tuple[ObjectId, ...] = ()
+    time_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -192,13 +192,11 @@ class Plan:
         self._order.append((sequence, identity))
         return hints
 
-    def _add_place(
-        self, place: Place, position: Position, body: Change, time_ns: int
-    ) -> PlaceItem:
+    def _add_place(self, place: Place, position: Position, body: Change, time_ns: int) -> PlaceItem:
         objects = (body.object,) if body.other is None else (body.object, body.other)
         item = self._places.get(place)
         if item is None:
-            item = PlaceItem(place, position, body.path, objects, time_ns)
+            item = PlaceItem(place, position, body.path, objects=objects, time_ns=time_ns)
             self._places[place] = item
             self._push(item)
         elif len(item.objects) < _OBJECTS_MAX:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -157,9 +157,8 @@ class Reconciler:
                 return []
             bench.counters.directories_reconciled += 1
             with done.unless_fatal(ObjectItem(identity, position)):
-                self._patiently(
-                    source, lambda: self._step.directory_attributes(source, mode)
-                )
+                own = ObjectItem(identity, position)
+                self._patiently(own, lambda: self._step.directory_attributes(source, mode))
             names = sorted({*self._store.list(directory), *self._source.list(source)})
             for name in names:
                 item = PlaceItem(Place(identity, name), position)
@@ -190,7 +189,7 @@ class Reconciler:
             with done.unless_fatal(item):
                 self._patiently(item, lambda item=item: self._step.place(item.place, mode))  # type: ignore[misc]
 
-    def _patiently(self, owner: Hashable, act: Callable[[], _Result]) -> _Result:
+    def _patiently(self, owner: Item, act: Callable[[], _Result]) -> _Result:
         """Do that; where bytes are needed, wait for them."""
         staging = self._step.staging
         try:

@@ -55,6 +55,9 @@ class FileContent:
                 offset += len(part)
         return b"".join(parts)
 
+    def check(self) -> None:
+        """See base.Content."""
+
 
 class OpenObject:
     """One object of the source by an O_PATH descriptor: view.SourceObject."""

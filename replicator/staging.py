@@ -1,28 +1,30 @@
 """Staging: a complete copy of an object as it is now, not torn, not moved away meanwhile.
 
-Small files are copied on the spot. The bytes of all others move on workers: a step that needs them is
-cut off by CopyingError, and done again from its first look when they are there. What was staged then
-counts only if the object is still as it was when it was read. Knows nothing of what stands at the
-site; where the copy goes is decided in `step`.
+Small files are copied on the spot. The bytes of all others move on workers: a step that needs them
+is cut off by CopyingError, and done again from its first look when they are there. What was staged
+then counts only if the object is still as it was when it was read. Knows nothing of what stands at
+the site; where the copy goes is decided in `step`.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator.held import AheadError
 from replicator.moves import Bench
-from replicator.stores.base import Mark, MarkFlag, SiteStore, Staged, StoreError
+from replicator.planner import Item
+from replicator.stores.base import Content, Mark, MarkFlag, SiteStore, Staged, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
 _SETTLE_SECONDS_MAX = 0.002
 _SLOW_NS = 2_000_000
+_FORGET = 0.99
 _HOT = "hot: it changes while it is read"
 
 
@@ -55,7 +57,7 @@ class Copying:
     since_ns: int
     known: tuple[Tag, SequenceNumber]
     settled_ctime_ns: int
-    wanted: dict[Hashable, None] = field(default_factory=dict)
+    wanted: dict[Item | None, None] = field(default_factory=dict)
     landed: bool = False
     staged: Staged | None = None
     stat: SourceStat | None = None
@@ -66,6 +68,20 @@ class Copying:
     def cancelled(self) -> bool:
         """Whether nobody waits for it."""
         return not self.wanted
+
+
+class _Watched:
+    """Content that is not read any further when nobody waits for it any more."""
+
+    def __init__(self, content: Content, copying: Copying) -> None:
+        self._content = content
+        self._copying = copying
+        self.fileno, self.read = content.fileno, content.read
+
+    def check(self) -> None:
+        """See Content."""
+        if self._copying.cancelled:
+            raise SourceChangedError("nobody waits for it any more")
 
 
 class Workers(Protocol):
@@ -101,7 +117,7 @@ def copy_object(
             return store.stage(attributes, None, mark), before
         try:
             with found.content() as content:
-                staged = store.stage(attributes, content, mark)
+                staged = store.stage(attributes, _Watched(content, copying), mark)
         except SourceChangedError:
             continue
         if _same(found.stat(), before):
@@ -114,9 +130,7 @@ def _same(one: SourceStat | SourceObject, other: SourceStat) -> bool:
     return (one.size, one.mtime_ns, one.ctime_ns) == (other.size, other.mtime_ns, other.ctime_ns)
 
 
-def _settled(
-    source: SourceTree, found: SourceObject, sleep: Callable[[float], None]
-) -> SourceStat:
+def _settled(source: SourceTree, found: SourceObject, sleep: Callable[[float], None]) -> SourceStat:
     """The object as it is, when any later change will show in its change time."""
     for _ in range(_SETTLE_TRIES):
         now = found.stat()
@@ -155,8 +169,8 @@ class Staging:
     ) -> None:
         """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures."""
         self.inline_bytes = inline_bytes
-        self.owner: tuple[Hashable, int] = (None, 0)
-        self.arrived: list[Hashable] = []
+        self.owner: tuple[Item | None, int] = (None, 0)
+        self.arrived: list[Item | None] = []
         self.narrow = False
         self._bench = bench
         self._workers = workers
@@ -164,9 +178,9 @@ class Staging:
         self._clock_ns = clock_ns
         self._inline_ns = 0.0
         self._copying: dict[ObjectId, Copying] = {}
-        self._wanted: dict[Hashable, dict[ObjectId, None]] = {}
-        self._tries: dict[Hashable, int] = {}
-        self._crowd: list[Hashable] = []
+        self._wanted: dict[Item | None, dict[ObjectId, None]] = {}
+        self._tries: dict[Item | None, int] = {}
+        self._crowd: list[Item | None] = []
 
     def __len__(self) -> int:
         """How many files are being copied, wait for it, or for their step."""
@@ -190,6 +204,7 @@ class Staging:
     def _stage_here(self, found: SourceObject, place: Place) -> Staged:
         began = self._clock_ns()
         copying = self._copying_of(found)
+        copying.wanted[self.owner[0]] = None
         source, store = self._bench.source, self._bench.store
         staged, before = copy_object(source, store, found, copying, self._sleep, _STAGE_TRIES)
         if stat.S_ISREG(before.mode):
@@ -207,7 +222,10 @@ class Staging:
         """Whether it is copied on the spot."""
         if not stat.S_ISREG(found.mode):
             return True
-        if found.size > self.inline_bytes or self._inline_ns > _SLOW_NS:
+        if found.size > self.inline_bytes:
+            return False
+        if self._inline_ns > _SLOW_NS:
+            self._inline_ns *= _FORGET  # to try again some day
             return False
         return self._bench.source.settle_delay(found.ctime_ns) <= _SETTLE_SECONDS_MAX
 
@@ -309,6 +327,11 @@ class Staging:
         self._workers.wait()
         self.land()
 
+    def abandon(self) -> None:
+        """Nobody waits for anything any more."""
+        for copying in self._copying.values():
+            copying.wanted.clear()
+
     def make_room(self) -> None:
         """There is no space: what was copied before its time goes, and then one after the other."""
         self.narrow = True
@@ -318,14 +341,14 @@ class Staging:
             if copying.staged is not None:
                 self._bench.store.discard(copying.staged)
 
-    def release(self, owner: Hashable) -> None:
+    def release(self, owner: Item | None) -> None:
         """That step is done, or given up."""
         self._tries.pop(owner, None)
         for identity in list(self._wanted.get(owner, ())):
             self._give_up(owner, identity)
         self._wanted.pop(owner, None)
 
-    def _give_up(self, owner: Hashable, identity: ObjectId) -> None:
+    def _give_up(self, owner: Item | None, identity: ObjectId) -> None:
         copying = self._copying[identity]
         del copying.wanted[owner], self._wanted[owner][identity]
         if copying.cancelled:

@@ -28,9 +28,7 @@ class Threads:
         self._count = count
         self._wake = wake
         self._changed = threading.Condition()
-        self._queue: CopyQueue[tuple[Copying, _Run]] = CopyQueue(
-            count, int(deadline_seconds * 1e9)
-        )
+        self._queue: CopyQueue[tuple[Copying, _Run]] = CopyQueue(count, int(deadline_seconds * 1e9))
         self._landed: deque[Copying] = deque()
         self._threads = 0
         self._busy = 0

@@ -136,6 +136,9 @@ class Content(Protocol):
     def read(self) -> bytes:
         """The whole content, for stores that keep it in memory."""
 
+    def check(self) -> None:
+        """To be called now and then while it is read: raises what is to end that."""
+
 
 class StoreError(Exception):
     """A site could not do what it was asked.
@@ -181,7 +184,8 @@ Staged = Hashable
 
 
 class SiteStore(Protocol):
-    """One site. All methods may raise StoreError. Not thread-safe: one caller at a time.
+    """One site. All methods may raise StoreError. One caller at a time; only `stage` may be called
+    from several threads at once, beside anything else.
 
     `list` is counted in `directories_listed`, bytes written by `stage` in `bytes_written`,
     attributes that the site refused to keep in `fidelity_debt`. No name may be empty, `.` or `..`

@@ -12,12 +12,13 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from typing import Self
 
 from replicator import system_calls
-from replicator.copying import copy_content
+from replicator.copying import copy_content, read_back
 from replicator.stores.attributes import change, dress, read_mark, write_mark
 from replicator.stores.base import (
     RESERVED,
@@ -34,7 +35,7 @@ from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put
 from replicator.xattrs import At, path_of, read_xattrs
 
 _OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryStore:
@@ -42,6 +43,7 @@ class DirectoryStore:
 
     Attributes:
         fidelity_debt: how many attributes the site's file system refused to keep.
+        read_back: content is read again after it was written, and compared.
     """
 
     def __init__(self, site: SiteRoot) -> None:
@@ -51,6 +53,8 @@ class DirectoryStore:
         self._site = site
         self._root = site.root
         self._stage = Stage(site.stage)
+        self.read_back = False
+        self._counting = threading.Lock()
 
     @classmethod
     def open(
@@ -61,15 +65,20 @@ class DirectoryStore:
         name: str,
         adopt: bool = False,
         source: int | None = None,
+        read_back: bool = False,
     ) -> Self:
         """Take the site directory at `path` for the volume of that UUID (16 bytes).
 
         `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
         stands there bears no marks. `source` is a descriptor of the source's root: neither may
-        hold the other. Raises SiteRefusedError, StoreError.
+        hold the other. `read_back`: content is read again after it was written, and compared.
+        Raises SiteRefusedError, StoreError.
         """
         with _border("open the site", path):
-            return cls(SiteRoot.open(path, volume, name, adopt=adopt, source=source))
+            site = SiteRoot.open(path, volume, name, adopt=adopt, source=source)
+            store = cls(site)
+            store.read_back = read_back
+            return store
 
     def renew(self) -> None:
         """Renew the lease; to be called every `lease.RENEW_SECONDS`, from any thread.
@@ -280,9 +289,15 @@ class DirectoryStore:
             fd = os.open(name, _OBJECT, dir_fd=stage)
         try:
             at: At = fd if kind in (stat.S_IFREG, stat.S_IFDIR) else path_of(fd)
+            written = 0
             if content is not None and kind == stat.S_IFREG:
-                self.bytes_written += copy_content(content.fileno(), fd)
-            self.fidelity_debt += dress(at, attributes, mark)
+                written = copy_content(content.fileno(), fd, content.check)
+                if self.read_back:
+                    read_back(content.fileno(), fd, content.check)
+            debt = dress(at, attributes, mark)
+            with self._counting:
+                self.bytes_written += written
+                self.fidelity_debt += debt
         finally:
             os.close(fd)
 

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
+from replicator.commit_order import CommitOrder
 from replicator.engine import Engine, Surroundings, TroubleError
-from replicator.order import CommitOrder
 from replicator.site_state import SiteState, decode_state
 from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError

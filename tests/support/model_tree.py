@@ -75,6 +75,8 @@ class ModelContent:
     def read(self) -> bytes:
         return self._data
 
+    def check(self) -> None: ...
+
 
 class ModelObject:
     """A `SourceObject`: fields of the moment it was opened."""

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from mirrorfs.journal.record import SequenceNumber
-from replicator.order import CommitOrder
+from replicator.commit_order import CommitOrder
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random
 
