@@ -23,8 +23,11 @@ from replicator.view import SourceChangedError, SourceError, SourceObject, Sourc
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
 _SETTLE_SECONDS_MAX = 0.002
-_SLOW_NS = 2_000_000
-_FORGET = 0.99
+_SLOW_NS = 1_500_000
+_SLOW_TIMES = 8
+"""So many small files one after the other have to take that long before workers copy them, too: a
+machine that is busy takes long now and then, a site that is far away always."""
+_TRY_AGAIN = 200
 _HOT = "hot: it changes while it is read"
 
 
@@ -112,7 +115,7 @@ def copy_object(
     for _ in range(tries):
         before = _settled(source, found, sleep)
         mark = copying.mark = _read_mark(source, copying, before.ctime_ns)
-        attributes = found.attributes()
+        attributes = found.attributes(before)
         if not stat.S_ISREG(before.mode):
             return store.stage(attributes, None, mark), before
         try:
@@ -176,7 +179,8 @@ class Staging:
         self._workers = workers
         self._sleep = sleep
         self._clock_ns = clock_ns
-        self._inline_ns = 0.0
+        self._slow = 0
+        self._passed = 0
         self._copying: dict[ObjectId, Copying] = {}
         self._wanted: dict[Item | None, dict[ObjectId, None]] = {}
         self._tries: dict[Item | None, int] = {}
@@ -208,7 +212,7 @@ class Staging:
         source, store = self._bench.source, self._bench.store
         staged, before = copy_object(source, store, found, copying, self._sleep, _STAGE_TRIES)
         if stat.S_ISREG(before.mode):
-            self._inline_ns += (self._clock_ns() - began - self._inline_ns) / 8
+            self._slow = self._slow + 1 if self._clock_ns() - began > _SLOW_NS else 0
             self._bench.counters.files_copied += 1
         else:
             self._bench.counters.made += 1
@@ -224,9 +228,10 @@ class Staging:
             return True
         if found.size > self.inline_bytes:
             return False
-        if self._inline_ns > _SLOW_NS:
-            self._inline_ns *= _FORGET  # to try again some day
-            return False
+        if self._slow >= _SLOW_TIMES:
+            self._passed += 1
+            if self._passed % _TRY_AGAIN:
+                return False
         return self._bench.source.settle_delay(found.ctime_ns) <= _SETTLE_SECONDS_MAX
 
     def _copying_of(self, found: SourceObject) -> Copying:

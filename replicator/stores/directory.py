@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Self
 
 from replicator import system_calls
@@ -118,10 +119,13 @@ class DirectoryStore:
             return None
         with _border("look at", name):
             try:
-                with self._object(directory, name) as fd:
-                    return _entry(os.fstat(fd), read_mark(path_of(fd)))
+                fd = os.open(name, _OBJECT, dir_fd=self._at(directory, name))
             except FileNotFoundError:
                 return None
+            try:
+                return _entry(os.fstat(fd), read_mark(path_of(fd)))
+            finally:
+                os.close(fd)
 
     def list(self, directory: Directory) -> list[bytes]:
         """See SiteStore."""
@@ -144,7 +148,7 @@ class DirectoryStore:
 
     def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
         """See SiteStore. Passes on what reading the source raises."""
-        slot = self._stage.slot()
+        slot = self._stage.slot(directory=stat.S_ISDIR(attributes.mode))
         with _border("stage an object at", self._site.path):
             try:
                 self._make(slot, attributes, content, mark)
@@ -302,16 +306,28 @@ class DirectoryStore:
             os.close(fd)
 
 
-@contextlib.contextmanager
-def _border(what: str, where: bytes) -> Iterator[None]:
-    """Turns OSError into StoreError, and nothing else."""
-    try:
-        yield
-    except OSError as error:
-        code = error.errno or errno.EIO
-        raise StoreError.of(
-            f"cannot {what} {os.fsdecode(where)!r}: {error.strerror or error}", code
-        ) from error
+class _border:
+    """Turns OSError into StoreError, and nothing else. (A class: it is entered for each call.)"""
+
+    __slots__ = ("_what", "_where")
+
+    def __init__(self, what: str, where: bytes) -> None:
+        self._what = what
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError):
+            where = os.fsdecode(self._where)
+            message = f"cannot {self._what} {where!r}: {error.strerror or error}"
+            raise StoreError.of(message, error.errno or errno.EIO) from error
 
 
 def _fd(directory: Directory) -> int:

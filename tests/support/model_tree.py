@@ -85,9 +85,7 @@ class ModelObject:
         self._tree = tree
         self.thing = thing
         self.id = thing.id
-        self.__dict__.update(
-            {name: getattr(self.stat(), name) for name in SourceStat.__dataclass_fields__}
-        )
+        self.__dict__.update(self.stat()._asdict())
 
     mode: int
     uid: int
@@ -113,7 +111,7 @@ class ModelObject:
         assert self.thing.target is not None
         return self.thing.target
 
-    def attributes(self) -> Attributes:
+    def attributes(self, now: SourceStat | None = None) -> Attributes:
         thing = self.thing
         return Attributes(
             thing.mode, thing.uid, 0, 0, thing.mtime, 0, dict(thing.xattrs), thing.target
