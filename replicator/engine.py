@@ -18,7 +18,7 @@ from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNum
 from replicator.commit_order import CommitOrder
 from replicator.copying import SMALL_BYTES
 from replicator.escape import Escape
-from replicator.held import DeferredError, HeldSteps, Key, Subject, key_of
+from replicator.held import AheadError, DeferredError, HeldSteps, Key, Subject, key_of
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.order import Order, claims
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
@@ -37,6 +37,7 @@ from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
+_AHEAD_NS = 1_000_000_000
 _LIMBO_NS = 10_000_000_000
 
 
@@ -115,6 +116,7 @@ class Engine:
         )
         self._order = Order()
         self._retries: dict[Item, None] = {}
+        self._ahead: dict[Item, int] = {}
         self._blocked: deque[PlaceItem | ObjectItem] = deque()
         self.reconciler = Reconciler(self.step, world.tick)
         self._tags = [(working, self.plan.known_tag)]
@@ -149,6 +151,8 @@ class Engine:
                 self._names.extend((body.object, place) for place in body.places)
             if isinstance(body, Change) and len(self.step.staging):
                 self._look_again(body)
+        for item in self._ahead:
+            self._order.resume(item)
 
     def _look_again(self, change: Change) -> None:
         """What steps wait for may not be what they need any more."""
@@ -190,9 +194,9 @@ class Engine:
         return done
 
     @property
-    def copying(self) -> bool:
-        """Whether bytes are on their way: there will be more to do."""
-        return len(self.step.staging) > 0
+    def waiting(self) -> bool:
+        """Whether bytes, or records, are on their way: there will be more to do."""
+        return self.step.staging.under_way or bool(self._ahead)
 
     # which step is next ------------------------------------------------------------------------
 
@@ -200,6 +204,9 @@ class Engine:
         """The step to do now. What shares nothing with those under way passes them."""
         plan, order, arrived = self.plan, self._order, self.step.staging.arrived
         while True:
+            for each, since_ns in self._ahead.items():
+                if self._world.clock_ns() - since_ns >= _AHEAD_NS:
+                    order.resume(each)
             while arrived:
                 waited = arrived.pop()
                 if waited is not None:
@@ -233,6 +240,7 @@ class Engine:
 
     def _leave(self, item: Item) -> None:
         self._order.leave(item)
+        self._ahead.pop(item, None)
         self._retries.pop(item, None)
         self.step.staging.release(item)
 
@@ -284,12 +292,15 @@ class Engine:
                 copying = True
             self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
+            if isinstance(error, AheadError) and self._comes(item):
+                return
             self._hold(item, error, unsure=self._unsure)
         except (StoreError, SourceError) as error:
             self._failed(item, error)
             return
         else:
             if copying:
+                self._ahead.pop(item, None)
                 self._order.wait(item)
                 return
             if item.position == position and not isinstance(item, ReconcileItem):
@@ -299,6 +310,16 @@ class Engine:
         self._leave(item)  # if it was postponed, it comes again in its turn
         if item.position == position:
             self.plan.done(item)
+
+    def _comes(self, item: Item) -> bool:
+        """Whether the step waits for the next records, and others for it, before it is held."""
+        now_ns = self._world.clock_ns()
+        if item not in self._order or item in self._retries:
+            return False
+        if now_ns - self._ahead.setdefault(item, now_ns) >= _AHEAD_NS:
+            return False
+        self._order.wait(item)
+        return True
 
     def _carry_out(self, item: Item) -> None:
         if not isinstance(item, ReconcileItem):
@@ -413,8 +434,10 @@ class Engine:
         return item
 
     def next_due_ns(self) -> int | None:
-        """When the next held step is tried again."""
-        return self._held.next_due_ns()
+        """When the next held step is tried again, or one that waits for records is held."""
+        due_ns = [since_ns + _AHEAD_NS for since_ns in self._ahead.values()]
+        held_ns = self._held.next_due_ns()
+        return min(due_ns if held_ns is None else [*due_ns, held_ns], default=None)
 
     # cursors -----------------------------------------------------------------------------------
 

@@ -182,13 +182,13 @@ class SiteDriver:
         self._wake = trio.Event()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await self._in_thread(self._slice)
-        copying = engine.copying
-        if self._stop_now or (stopping and not busy and not copying):
+        waiting = engine.waiting
+        if self._stop_now or (stopping and not busy and not waiting):
             return True
         if engine.state.initial:
             self._enter(Phase.INITIAL_COPY, "")
         else:
-            self._enter(Phase.CATCHING_UP if busy or copying else Phase.TAILING, "")
+            self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, "")
         if not busy and stopping == self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False

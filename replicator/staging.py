@@ -190,6 +190,11 @@ class Staging:
         """How many files are being copied, wait for it, or for their step."""
         return len(self._copying)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether bytes are still to arrive."""
+        return any(not each.landed for each in self._copying.values())
+
     # for the step ------------------------------------------------------------------------------
 
     def stage(self, found: SourceObject, place: Place) -> Staged:
@@ -280,7 +285,7 @@ class Staging:
     def _begin(self, found: SourceObject) -> None:
         """Copy it, for the step being done; it may be begun a few times only."""
         owner = self.owner[0]
-        if self.narrow and any(not each.landed for each in self._copying.values()):
+        if self.narrow and self.under_way:
             self._crowd.append(owner)
             raise CopyingError(found.id)
         tries = self._tries[owner] = self._tries.get(owner, 0) + 1

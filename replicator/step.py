@@ -294,6 +294,8 @@ class Step:
         """
         found = self._source.open(identity)
         if found is None:
+            # what came in its place since must be seen before what the records tell of next
+            self._places_left(list(self.bench.map.copies(identity)), set(), mode)
             return set()
         with found:
             if stat.S_ISDIR(found.mode):
@@ -308,6 +310,8 @@ class Step:
                     self.bench.leaves(copy.directory, copy.name, copy.entry, mode)
         for place in sorted(standing, key=lambda each: (each.directory, each.name)):
             self.place(place, mode)
+        if standing:
+            self._places_left(copies, standing, mode)
         if not standing and not copies:
             if mode.trust:
                 raise AheadError("the record that says where it stands now is still to come")
@@ -315,6 +319,12 @@ class Step:
                 self.bench.doubt.add(self._source.root.id)
             # else the step that brought it elsewhere, while this one was held, has looked closely
         return standing
+
+    def _places_left(self, copies: list[Copy], standing: set[Place], mode: Mode) -> None:
+        """Make places true at which the site shows what does not stand there any more."""
+        for copy in copies:
+            if copy.place is not None and copy.place not in standing:
+                self.place(copy.place, mode)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""

@@ -227,8 +227,8 @@ class Mirror:
         more = True
         while more:
             with suppress(TroubleError):  # a copy that failed before may be told of only now
-                more = self.engine.work(1 << 30) > 0 or self.engine.copying
-            if self.engine.copying and self.workers.busy:
+                more = self.engine.work(1 << 30) > 0 or self.workers.busy
+            if self.workers.busy:
                 self.workers.wait()
 
     # checks
