@@ -314,8 +314,8 @@ class Engine:
     def _comes(self, item: Item) -> bool:
         """Whether the step waits for the next records, and others for it, before it is held."""
         now_ns = self._world.clock_ns()
-        if item not in self._order or item in self._retries:
-            return False
+        if item not in self._order or item in self._retries or self._unsure:
+            return False  # if records were lost, it may never come
         if now_ns - self._ahead.setdefault(item, now_ns) >= _AHEAD_NS:
             return False
         self._order.wait(item)
