@@ -10,13 +10,10 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from random import Random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
-from replicator.commit_order import CommitOrder
-from replicator.copying import SMALL_BYTES
 from replicator.escape import Escape
 from replicator.held import AheadError, DeferredError, HeldSteps, Key, Subject, key_of
 from replicator.moves import NORMAL, Counters, Mode
@@ -31,56 +28,15 @@ from replicator.site_state import (
     clean_cursor,
     encode_state,
 )
-from replicator.staging import CopyingError, Workers
+from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
+from replicator.surroundings import Surroundings, TroubleError, describe, trouble
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
 _AHEAD_NS = 1_000_000_000
 _LIMBO_NS = 10_000_000_000
-
-
-class TroubleError(Exception):
-    """The site or the source cannot be worked with now; try again later.
-
-    Attributes:
-        no_space: the site is full.
-        item: what was tried, in words.
-    """
-
-    def __init__(self, reason: str, item: str, *, no_space: bool) -> None:
-        super().__init__(reason)
-        self.item = item
-        self.no_space = no_space
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the engine needs of the world.
-
-    Attributes:
-        clock_ns: nanoseconds since 1970.  sleep: waits so many seconds.
-        head: the newest record of the journal.
-        tick: called now and then during long steps; may raise to stop them.
-        boot: id of this boot of the host.
-        random: for jitter.
-        workers: where bytes move.
-        copies_max: so many files may be copied, or have been, before the turn of their steps.
-        inline_bytes: files up to this size are copied on the spot, while the site is quick.
-        commit_order: in which order changes become visible.
-    """
-
-    clock_ns: Callable[[], int]
-    head: Callable[[], SequenceNumber]
-    sleep: Callable[[float], None]
-    tick: Callable[[], None]
-    boot: str
-    random: Random
-    workers: Workers
-    copies_max: int = 32
-    inline_bytes: int = SMALL_BYTES
-    commit_order: CommitOrder = CommitOrder.DIRECTORY
 
 
 class Engine:
@@ -172,11 +128,11 @@ class Engine:
         Raises TroubleError when going on is of no use now: what was being tried stays to do.
         """
         done = 0
-        with _trouble("the stage"):
+        with trouble("the stage"):
             self.step.staging.land()
-        with _trouble("the table of names"):
+        with trouble("the table of names"):
             self._write_names()
-        with _trouble("directories in doubt"), contextlib.suppress(SourceChangedError):
+        with trouble("directories in doubt"), contextlib.suppress(SourceChangedError):
             self._settle_doubts((SequenceNumber(max(1, self.plan.working())), 0))
         while done < steps:
             item = self._next()
@@ -314,8 +270,10 @@ class Engine:
     def _comes(self, item: Item) -> bool:
         """Whether the step waits for the next records, and others for it, before it is held."""
         now_ns = self._world.clock_ns()
-        if item not in self._order or item in self._retries or self._unsure:
-            return False  # if records were lost, it may never come
+        if item not in self._order or item in self._retries:
+            return False
+        if self._unsure or self._held.unexplained:
+            return False  # it may never come
         if now_ns - self._ahead.setdefault(item, now_ns) >= _AHEAD_NS:
             return False
         self._order.wait(item)
@@ -487,22 +445,3 @@ class Engine:
         for name, since in limbo.items():
             self.step.moves.expire(name, living=now - since > _LIMBO_NS)
         self._limbo = limbo
-
-
-@contextlib.contextmanager
-def _trouble(what: str) -> Iterator[None]:
-    """Errors of site and source that get here are trouble: what was tried stays to do."""
-    try:
-        yield
-    except (StoreError, SourceError) as error:
-        no_space = isinstance(error, StoreError) and error.no_space
-        raise TroubleError(str(error), what, no_space=no_space) from error
-
-
-def describe(item: Item) -> str:
-    """An item in words, for people."""
-    path = item.path
-    if path is None and isinstance(item, PlaceItem):
-        path = item.place.name
-    shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
-    return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown

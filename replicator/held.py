@@ -49,6 +49,7 @@ class HeldSteps:
         self._random = random
         self._steps: dict[Key, HeldStep] = {}
         self._reconciles: set[Key] = set()
+        self._unexplained: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
@@ -96,11 +97,15 @@ class HeldSteps:
         if before is not None:
             self._forget_subject(before)
         self._put(step)
+        if not waiting or isinstance(error, AheadError):
+            self._unexplained.add(key)
 
     def _put(self, step: HeldStep) -> None:
         self._steps[step.key] = step
         if step.kind == "reconcile":
             self._reconciles.add(step.key)
+        if step.tries > 0:
+            self._unexplained.add(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None
 
@@ -108,6 +113,7 @@ class HeldSteps:
         step = self._steps.pop(key, None)
         if step is not None:
             self._reconciles.discard(key)
+            self._unexplained.discard(key)
             self._forget_subject(step)
 
     def _forget_subject(self, step: HeldStep) -> None:
@@ -145,6 +151,11 @@ class HeldSteps:
     def reconciles(self) -> bool:
         """Whether some directory is still to be compared."""
         return bool(self._reconciles)
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether one has failed, or has waited for a record in vain: others may depend on it."""
+        return bool(self._unexplained)
 
     def places(self, identity: ObjectId) -> Iterator[Place]:
         """Places of that object at source or site, as far as held steps know."""

@@ -26,7 +26,7 @@ from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
 from replicator.config import SiteSettings
 from replicator.cursor import load_state, write_report
-from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.engine import Engine
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
 from replicator.schedule import Incarnations
@@ -35,6 +35,7 @@ from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stores.base import SiteRefusedError, StoreError
 from replicator.stores.directory import DirectoryStore
+from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceError, SourceRefusedError
 from replicator.workers import Threads
 

@@ -21,7 +21,11 @@ _Run: TypeAlias = Callable[[Copying], None]
 
 
 class Threads:
-    """staging.Workers by threads."""
+    """staging.Workers by threads.
+
+    Attributes:
+        closing: nothing more is begun.
+    """
 
     def __init__(self, count: int, deadline_seconds: float, wake: Callable[[], None]) -> None:
         """So many; `wake` is called from them, whenever one has something for `landed`."""
@@ -32,7 +36,7 @@ class Threads:
         self._landed: deque[Copying] = deque()
         self._threads = 0
         self._busy = 0
-        self._closing = False
+        self.closing = False
         self._failure: BaseException | None = None
 
     @property
@@ -67,7 +71,7 @@ class Threads:
     def close(self) -> None:
         """End them; what they are at is finished first, since its descriptors are the site's."""
         with self._changed:
-            self._closing = True
+            self.closing = True
             self._changed.notify_all()
             while self._busy:
                 self._changed.wait()
@@ -75,9 +79,9 @@ class Threads:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (taken := self._queue.take(time.time_ns())) is None and not self._closing:
+                while (taken := self._queue.take(time.time_ns())) is None and not self.closing:
                     self._changed.wait(_LATE_SECONDS if self._queue else None)
-                if self._closing or taken is None:
+                if self.closing or taken is None:
                     return
                 self._busy += 1
             (copying, run), counted = taken

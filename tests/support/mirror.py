@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
-from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.engine import Engine
 from replicator.site_state import SiteState, decode_state
 from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
+from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing
 

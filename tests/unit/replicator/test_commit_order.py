@@ -89,7 +89,7 @@ def follow(seed: int, order: CommitOrder) -> None:
 
 @pytest.mark.parametrize("order", [CommitOrder.DIRECTORY, CommitOrder.JOURNAL])
 def test_a_flag_never_appears_before_what_it_announces(order: CommitOrder) -> None:
-    for seed in campaign.seeds(300, 30_000):
+    for seed in campaign.seeds(80, 30_000):
         follow(seed, order)
 
 
