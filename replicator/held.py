@@ -14,6 +14,7 @@ from typing import TypeAlias
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
+from replicator.view import SourceChangedError
 
 Key: TypeAlias = tuple[str, bytes, bytes, bytes]
 
@@ -53,6 +54,8 @@ class HeldSteps:
         self._about: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
+            if step.tries > 0:
+                self._unexplained.add(step.key)
 
     def __bool__(self) -> bool:
         return bool(self._steps)
@@ -97,15 +100,14 @@ class HeldSteps:
         if before is not None:
             self._forget_subject(before)
         self._put(step)
-        if not waiting or isinstance(error, AheadError):
+        written = isinstance(error, DeferredError | SourceChangedError)
+        if isinstance(error, AheadError) or not written:
             self._unexplained.add(key)
 
     def _put(self, step: HeldStep) -> None:
         self._steps[step.key] = step
         if step.kind == "reconcile":
             self._reconciles.add(step.key)
-        if step.tries > 0:
-            self._unexplained.add(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None
 

@@ -54,7 +54,11 @@ class Flags:
     def check(self) -> None:
         """Of every flag that is shown. What is held, since it changes all the time, is passed."""
         shown = dict(self.mirror.site())
-        held = {(step.directory, step.name) for step in self.mirror.engine.held}
+        held = {
+            (step.directory, step.name)
+            for step in self.mirror.engine.held
+            if step.error.startswith(("hot", "open for writing"))
+        }
         for flag in self.announced.keys() & shown.keys():
             for place, since in self.announced[flag].items():
                 if (place.directory, place.name) in held:

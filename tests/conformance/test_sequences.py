@@ -3,7 +3,7 @@
 Two directories of three names, one file with a name in each of them at the beginning; what differs
 by names alone is tried once. Between two changes nothing may happen, or one record is taken in and
 one step done, or all steps and one copy that is not told of, or all there is, or all and then a
-kill. The property is that of `test_property`.
+kill. The property is that of `tests/unit/replicator/test_property`.
 """
 
 from __future__ import annotations
