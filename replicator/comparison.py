@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
-from replicator.planner import PlaceItem, Position, ReconcileItem
-from replicator.site_state import ComparisonState, Level, Root
+from replicator.planner import ObjectItem, PlaceItem, Position, ReconcileItem
+from replicator.site_state import ComparisonState, Level, Owed, Root
 
 _CHILDREN_MAX = 1024
+_OWED_MAX = 64
 
 
 @dataclass(slots=True)
@@ -91,6 +92,8 @@ class Comparison:
         items: its roots.  at: how many of them were begun in this pass.
         began: the moment it began.
         tries: how often its next part has failed.
+        owed: what is to be done again when its bytes are there.
+        ended: it has come to the end of its roots; nothing is left but what is owed.
         doubt, initial, adopt, keep, creating: see `ComparisonState`.
     """
 
@@ -109,6 +112,8 @@ class Comparison:
         self.began = began
         self.creating = adopt  # what is to be adopted is not swept
         self.at = self.tries = 0
+        self.owed: dict[PlaceItem | ObjectItem, None] = {}
+        self.ended = False
         self._way: list[At] = []
 
     @classmethod
@@ -128,7 +133,15 @@ class Comparison:
         )
         made.creating, made.at = state.creating, state.at
         made._way = [At(ObjectId(x.directory), x.below, x.after) for x in state.way]
+        made.owed = {made._owed(each): None for each in state.owed}
         return made
+
+    def _owed(self, owed: Owed) -> PlaceItem | ObjectItem:
+        object, position = ObjectId(owed.object), self.position
+        if not owed.directory:
+            return ObjectItem(object, position)
+        place = Place(ObjectId(owed.directory), owed.name)
+        return PlaceItem(place, position, objects=(object,))
 
     def state(self) -> ComparisonState:
         """What must be remembered of it."""
@@ -144,7 +157,13 @@ class Comparison:
             creating=self.creating,
             at=self.at,
             way=[Level(directory=x.directory, below=x.below, after=x.after) for x in self._way],
+            owed=[_told(each) for each in self.owed],
         )
+
+    @property
+    def owes_much(self) -> bool:
+        """Whether nothing more is to be owed now."""
+        return len(self.owed) >= _OWED_MAX
 
     @property
     def item(self) -> ReconcileItem:
@@ -211,3 +230,10 @@ class Comparison:
             here.children, here.at_name = None, False  # if it is a directory it will be found
         else:
             self.leave()
+
+
+def _told(item: PlaceItem | ObjectItem) -> Owed:
+    if isinstance(item, ObjectItem):
+        return Owed(object=item.object)
+    place = item.place
+    return Owed(directory=place.directory, name=place.name, object=item.objects[0])

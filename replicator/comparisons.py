@@ -42,9 +42,31 @@ class Comparisons:
                 made = Comparison.restored(state, self._escape.now())
                 self._under_way.append(made)
 
+    def owed(self) -> list[PlaceItem | ObjectItem]:
+        """What they owe."""
+        return [item for each in self._under_way for item in each.owed]
+
     def states(self) -> list[ComparisonState]:
         """What is to be saved."""
         return [each.state() for each in self._under_way]
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be compared now, and does not wait for bytes."""
+        return self._at_work is not None or self._may_take_doubt
+
+    @property
+    def _at_work(self) -> Comparison | None:
+        for each in reversed(self._under_way):
+            if not each.ended:
+                return None if each.owes_much else each
+        return None
+
+    @property
+    def _may_take_doubt(self) -> bool:
+        """What is in doubt may be found by a sweep, or be settled after it."""
+        sweeping = any(each.doubt or not each.creating for each in self._under_way)
+        return bool(self._doubt) and not sweeping
 
     @property
     def initial(self) -> bool:
@@ -113,30 +135,34 @@ class Comparisons:
         done = Reconciled()
         if self._take_doubt(gap, position, keep=keep):
             return done
-        at_work = self._under_way[-1]
+        at_work = self._at_work
+        assert at_work is not None, "it is ready"
         try:
             more = self._reconciler.advance(at_work, done)
         except (StoreError, SourceError):
             at_work.tries += 1
             raise
         at_work.tries = 0
-        if not more:
-            if at_work.doubt:
-                self._doubt.settled(at_work.item.directory, at_work.began)
-            self._under_way.remove(at_work)
+        at_work.ended = not more
+        self._end(at_work)
+        return done
+
+    def _end(self, comparison: Comparison) -> None:
+        """It may have come to its end."""
+        if comparison.ended and not comparison.owed:
+            if comparison.doubt:
+                self._doubt.settled(comparison.item.directory, comparison.began)
+            self._under_way.remove(comparison)
         if not self:
             self._escape.end()
-        return done
 
     def _take_doubt(
         self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
     ) -> bool:
         """Begin with what is in doubt; whether there was something."""
-        if any(each.doubt or not each.creating for each in self._under_way):
-            return False  # what is in doubt may be found by the sweep, or be settled after it
-        identity = next(iter(self._doubt), None)
-        if identity is None:
+        if not self._may_take_doubt:
             return False
+        identity = next(iter(self._doubt))
         since = self._doubt.since(identity)
         if since is not None and self._escape.seen.since(identity, since):
             self._doubt.settled(identity)
@@ -147,15 +173,42 @@ class Comparisons:
     @property
     def tries(self) -> int:
         """How often the next part has failed."""
-        return self._under_way[-1].tries if self._under_way else 0
+        return 0 if self._at_work is None else self._at_work.tries
 
     def give_up(self) -> Item | None:
         """Pass over what `advance` failed at; what is to be held for it."""
-        at_work = self._under_way[-1]
+        at_work = self._at_work
+        assert at_work is not None, "it has failed"
         item = at_work.subject() if at_work.creating else None
         at_work.give_up()
         at_work.tries = 0
         return item
+
+    # bytes that are on their way ---------------------------------------------------------------
+
+    def _owner(self, item: Item) -> Comparison | None:
+        return next((each for each in self._under_way if item in each.owed), None)
+
+    def owes(self, item: Item) -> bool:
+        """Whether it is owed."""
+        return self._owner(item) is not None
+
+    def pay(self, item: PlaceItem | ObjectItem) -> Reconciled:
+        """Do what is owed. Raises CopyingError if its bytes are not there, StoreError and
+        SourceError."""
+        done, owner = Reconciled(), self._owner(item)
+        assert owner is not None, "it is owed"
+        self._reconciler.pay(item, owner, done)
+        return done
+
+    def settled(self, item: Item) -> None:
+        """If it was owed, it was done, or is held."""
+        owner = self._owner(item)
+        if owner is not None:
+            del owner.owed[item]  # type: ignore[arg-type]
+            self._end(owner)
+
+    # records -----------------------------------------------------------------------------------
 
     def precede(self, item: PlaceItem | ObjectItem, mode: Mode) -> Reconciled:
         """See Reconciler: a step is about to be done because of a record."""

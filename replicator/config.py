@@ -14,8 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from replicator.commit_order import CommitOrder
+
 WORKERS_MAX: Final = 1024
-SITE_KEYS: Final = ("name", "url", "workers")
+SITE_KEYS: Final = ("name", "url", "workers", "commit_order", "deadline", "verify_writes")
+VERIFY_WRITES: Final = ("off", "read-back")
+DEADLINE_MAX: Final = 86_400
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
@@ -51,13 +55,19 @@ class SiteSettings:
     Attributes:
         name: as in `[[site]]` and `--site`.
         url: `file://` and the path.  path: absolute, without a slash at its end.
-        workers: how many files may be copied at once. This version copies one at a time.
+        workers: how many files may be copied at once.
+        commit_order: in which order changes become visible.
+        deadline: seconds after which a file that waits to be copied goes before small ones.
+        read_back: what was written is read again, and compared.
     """
 
     name: str
     url: str
     path: str
     workers: int = 16
+    commit_order: CommitOrder = CommitOrder.DIRECTORY
+    deadline: int = 300
+    read_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ def _site_of_option(text: str) -> SiteSettings:
         raise UsageError(f"option '--site': {_shown(text)}: {error}") from None
 
 
-def _site(name: str, url: str, workers: int = 16) -> SiteSettings:
+def _site(name: str, url: str) -> SiteSettings:
     """A site; ValueError says what is wrong with its URL."""
     scheme, colon, rest = url.partition("://")
     if not colon:
@@ -142,7 +152,7 @@ def _site(name: str, url: str, workers: int = 16) -> SiteSettings:
     if "\0" in rest or not rest.isprintable():
         raise ValueError("a path in UTF-8, without control characters, is allowed")
     path = rest.rstrip("/") or "/"
-    return SiteSettings(name, f"file://{path}", path, workers)
+    return SiteSettings(name, f"file://{path}", path)
 
 
 def _repeated(sites: Iterable[SiteSettings]) -> str | None:
@@ -200,22 +210,47 @@ def _journal_of(file: str, volume: Any) -> str:
 def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSettings:
     where = f"site[{number}]"
     for key in table:
-        if key not in SITE_KEYS:
+        if key.replace("-", "_") not in SITE_KEYS:
             raise _wrong(file, f"{where}.{key}", f"not known; allowed: {', '.join(SITE_KEYS)}")
+    table = {key.replace("-", "_"): value for key, value in table.items()}
     for key in ("name", "url"):
         value = table.get(key)
         if not isinstance(value, str):
             reason = "missing" if value is None else f"{value}: a string is allowed"
             raise _wrong(file, f"{where}.{key}", reason)
-    name, url, workers = table["name"], table["url"], table.get("workers", 16)
+    name, url = table["name"], table["url"]
     if not _is_name(name):
         raise _wrong(file, f"{where}.name", f"{_shown(name)}: {_NAME_RULE}")
-    if type(workers) is not int or not 1 <= workers <= WORKERS_MAX:
-        raise _wrong(file, f"{where}.workers", f"{workers}: 1 to {WORKERS_MAX} is allowed")
+    orders = tuple(order.value for order in CommitOrder)
     try:
-        return _site(name, url, workers)
+        site = _site(name, url)
     except ValueError as error:
         raise _wrong(file, f"{where}.url", f"{_shown(url)}: {error}") from None
+    return dataclasses.replace(
+        site,
+        workers=_number(file, where, table, "workers", site.workers, WORKERS_MAX),
+        commit_order=CommitOrder(_word(file, where, table, "commit_order", "directory", orders)),
+        deadline=_number(file, where, table, "deadline", site.deadline, DEADLINE_MAX),
+        read_back=_word(file, where, table, "verify_writes", "off", VERIFY_WRITES) == "read-back",
+    )
+
+
+def _number(
+    file: str, where: str, table: dict[str, Any], key: str, default: int, maximum: int
+) -> int:
+    value = table.get(key, default)
+    if type(value) is not int or not 1 <= value <= maximum:
+        raise _wrong(file, f"{where}.{key}", f"{value}: 1 to {maximum} is allowed")
+    return value
+
+
+def _word(
+    file: str, where: str, table: dict[str, Any], key: str, default: str, allowed: Sequence[str]
+) -> str:
+    value = table.get(key, default)
+    if not isinstance(value, str) or value not in allowed:
+        raise _wrong(file, f"{where}.{key}", f"{value}: {', '.join(allowed)} is allowed")
+    return value
 
 
 def _shown(text: str) -> str:

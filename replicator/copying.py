@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from typing import Final
+
+import xxhash
 
 from replicator.stores.base import TRANSIENT
 from replicator.view import SourceChangedError, SourceError
@@ -26,11 +29,12 @@ _COMPARED_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def copy_content(source: int, stage: int) -> int:
+def copy_content(source: int, stage: int, check: Callable[[], None] = lambda: None) -> int:
     """Copy all of `source` to the empty file `stage`; the bytes it has there.
 
-    Raises SourceChangedError when the source became shorter meanwhile, SourceError when it cannot
-    be read, OSError when the stage cannot be written.
+    `check` is called now and then, and may raise to end it. Raises SourceChangedError when the
+    source became shorter meanwhile, SourceError when it cannot be read, OSError when the stage
+    cannot be written.
     """
     before = os.fstat(source)
     size = before.st_size
@@ -38,18 +42,44 @@ def copy_content(source: int, stage: int) -> int:
         return 0
     whole = before.st_blocks * 512 >= size
     if whole and size <= SMALL_BYTES:
-        _read_and_write(source, stage, 0, size)
+        _read_and_write(source, stage, 0, size, check)
     elif not _clone(source, stage):
         if whole:
-            _copy_range(source, stage, 0, size)
+            _copy_range(source, stage, 0, size, check)
         else:
-            _copy_sparse(source, stage, size)
+            _copy_sparse(source, stage, size, check)
     if os.fstat(source).st_size < size:
         raise SourceChangedError(f"became shorter than {size} bytes while it was copied")
     written = os.fstat(stage).st_size
     if written < size:
         raise OSError(errno.EIO, f"the stage holds {written} of {size} bytes")
     return written
+
+
+def read_back(source: int, stage: int, check: Callable[[], None]) -> None:
+    """Read both from their disks, and compare them by xxh3-128.
+
+    Raises SourceChangedError when the source has changed since (then it proves nothing), OSError
+    when the stage does not hold what was written.
+    """
+    before = os.fstat(source)
+    os.fdatasync(stage)
+    os.posix_fadvise(stage, 0, 0, os.POSIX_FADV_DONTNEED)
+    if _digest(source, check) == _digest(stage, check):
+        return
+    after = os.fstat(source)
+    if (before.st_mtime_ns, before.st_ctime_ns) != (after.st_mtime_ns, after.st_ctime_ns):
+        raise SourceChangedError("changed while it was compared")
+    raise OSError(errno.EIO, "what was written is not what is read back")
+
+
+def _digest(file: int, check: Callable[[], None]) -> bytes:
+    digest, offset = xxhash.xxh3_128(), 0
+    while data := os.pread(file, BUFFER_BYTES, offset):
+        check()
+        digest.update(data)
+        offset += len(data)
+    return digest.digest()
 
 
 def _clone(source: int, stage: int) -> bool:
@@ -63,7 +93,7 @@ def _clone(source: int, stage: int) -> bool:
     return True
 
 
-def _copy_sparse(source: int, stage: int, size: int) -> None:
+def _copy_sparse(source: int, stage: int, size: int, check: Callable[[], None]) -> None:
     """Copy the data, leave the holes."""
     os.ftruncate(stage, size)
     position = 0
@@ -77,12 +107,13 @@ def _copy_sparse(source: int, stage: int, size: int) -> None:
             start, end = position, size  # no such calls here: all of it is data
         end = min(end, size)
         if start < end:
-            _copy_range(source, stage, start, end)
+            _copy_range(source, stage, start, end, check)
         position = end
 
 
-def _copy_range(source: int, stage: int, start: int, end: int) -> None:
+def _copy_range(source: int, stage: int, start: int, end: int, check: Callable[[], None]) -> None:
     while start < end:
+        check()
         try:
             count = os.copy_file_range(
                 source, stage, min(end - start, KERNEL_COPY_BYTES), start, start
@@ -92,13 +123,16 @@ def _copy_range(source: int, stage: int, start: int, end: int) -> None:
                 raise
             count = 0
         if count == 0:  # not here, at the end, or an error that read and write can tell apart
-            _read_and_write(source, stage, start, end)
+            _read_and_write(source, stage, start, end, check)
             return
         start += count
 
 
-def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
+def _read_and_write(
+    source: int, stage: int, start: int, end: int, check: Callable[[], None]
+) -> None:
     while start < end:
+        check()
         try:
             data = os.pread(source, min(end - start, BUFFER_BYTES), start)
         except OSError as error:

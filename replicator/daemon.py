@@ -179,7 +179,8 @@ async def _run(drivers: Sequence[SiteDriver], ready: Callable[[], None]) -> None
         await nursery.start(_obey_signals, drivers)
         ready()
         nursery.start_soon(_report, drivers)
-        nursery.start_soon(_renew, drivers)
+        for driver in drivers:
+            nursery.start_soon(_renew, driver)
         async with trio.open_nursery() as sites:
             for driver in drivers:
                 sites.start_soon(driver.run)
@@ -204,15 +205,16 @@ async def _report(drivers: Sequence[SiteDriver]) -> None:
         await trio.sleep(_REPORT_SECONDS)
 
 
-async def _renew(drivers: Sequence[SiteDriver]) -> None:
+async def _renew(driver: SiteDriver) -> None:
+    """One task for each site: one that does not answer must not cost others their leases."""
+    limiter = trio.CapacityLimiter(1)
     while True:
         await trio.sleep(RENEW_SECONDS)
-        for driver in drivers:
-            if driver.phase in (Phase.HALTED, Phase.STOPPED):
-                continue
-            try:
-                await trio.to_thread.run_sync(driver.renew)
-            except SiteRefusedError as error:
-                driver.halt(error)
-            except StoreError as error:
-                _log.warning("%s: %s", driver.settings.name, error)
+        if driver.phase in (Phase.HALTED, Phase.STOPPED):
+            return
+        try:
+            await trio.to_thread.run_sync(driver.renew, limiter=limiter)
+        except SiteRefusedError as error:
+            driver.halt(error)
+        except StoreError as error:
+            _log.warning("%s: %s", driver.settings.name, error)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Iterable
 
 from mirrorfs.journal.record import (
     Change,
@@ -25,7 +23,7 @@ from mirrorfs.journal.record import (
 )
 from replicator.comparisons import Comparisons
 from replicator.escape import Escape
-from replicator.held import DeferredError, HeldSteps, Subject
+from replicator.held import AheadError, DeferredError, HeldSteps, Key, Subject, key_of
 from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
@@ -38,57 +36,17 @@ from replicator.site_state import (
     clean_cursor,
     encode_state,
 )
+from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError, UnsyncedError
+from replicator.surroundings import Surroundings, TroubleError, describe, trouble
+from replicator.turns import Turns
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
 _BESIDE = 16
 """So many steps of records are done for one part of a comparison, which counts as many."""
 _LIMBO_NS = 10_000_000_000
-
-
-class TroubleError(Exception):
-    """The site or the source cannot be worked with now; try again later.
-
-    Attributes:
-        no_space: the site is full.
-        item: what was tried, in words.
-    """
-
-    def __init__(self, reason: str, item: str, *, no_space: bool) -> None:
-        super().__init__(reason)
-        self.item = item
-        self.no_space = no_space
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the engine needs of the world.
-
-    Attributes:
-        clock_ns: nanoseconds since 1970.  sleep: waits so many seconds.
-        head: the newest record of the journal.
-        tick: called now and then during long steps; may raise to stop them.
-        boot: id of this boot of the host.
-        mount: which mount of the site's file system this is; 0 if that is not known.
-        log: the activity log of the journal: the incarnation it tells of, and the generation that
-            is surely on its disk.
-        unsynced: the site could not be synced: what was copied since the saved state may be lost.
-        random: for jitter.
-        names_max: so many names are compared before records are looked at again.
-    """
-
-    clock_ns: Callable[[], int]
-    head: Callable[[], SequenceNumber]
-    sleep: Callable[[float], None]
-    tick: Callable[[], None]
-    boot: str
-    random: Random
-    mount: int = 1
-    log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
-    unsynced: bool = False
-    names_max: int = 64
 
 
 class Engine:
@@ -117,14 +75,18 @@ class Engine:
             incarnations,
             self._escape,
             self._held,
+            workers=world.workers,
+            inline_bytes=world.inline_bytes,
             sleep=world.sleep,
+            clock_ns=world.clock_ns,
         )
+        self._turns = Turns(self.plan, self.step, world)
         reconciler = Reconciler(self.step, world.tick, world.names_max)
         self._comparisons = Comparisons(self.step, reconciler)
         self._beside = 0
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
-        self._tries = 0
+        self._tries: dict[Key, int] = {}
         self._limbo: dict[bytes, int] = {}
         self._cut = False
         self._take_up_losses()
@@ -139,6 +101,7 @@ class Engine:
         if state.escaping or state.comparing:
             self._escape.begin(self._gap(), keep=state.keeping)
         self._comparisons.restore(state.comparing)
+        self._turns.owe(self._comparisons.owed(), begun=False)
         if state.initial and not self._comparisons.initial:
             self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=True)
         if state.escaping and not self._comparisons:
@@ -172,6 +135,9 @@ class Engine:
                 self.step.bench.losses.source_cut(tag, body.since_ns)
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
+            if isinstance(body, Change):
+                self._turns.told(body)
+        self._turns.read()
 
     # work --------------------------------------------------------------------------------------
 
@@ -181,13 +147,15 @@ class Engine:
         Raises TroubleError when going on is of no use now: what was being tried stays to do.
         """
         done = 0
-        with _trouble("the table of names"):
+        with trouble("the stage"):
+            self.step.staging.land()
+        with trouble("the table of names"):
             self._write_names()
         if self._cut:
             self._save_cut()
         while done < steps:
-            item = self.plan.next() or self._due()
-            compares = bool(self._comparisons) and (item is None or self._beside >= _BESIDE)
+            item = self._next()
+            compares = self._comparisons.ready and (item is None or self._beside >= _BESIDE)
             if compares:
                 item = self._comparisons.item
             if item is None:
@@ -207,8 +175,26 @@ class Engine:
         self._escape.passed(self.plan.working())
         return done
 
+    @property
+    def waiting(self) -> bool:
+        """Whether bytes, or records, are on their way: there will be more to do."""
+        return self._turns.waiting
+
+    def _next(self) -> Item | None:
+        item = self._turns.next()
+        if item is not None:
+            return item
+        self._turns.prefetch(self._prefetch)
+        return self._due()
+
+    def _prefetch(self, item: PlaceItem | ObjectItem) -> None:
+        with contextlib.suppress(StoreError, SourceError, SourceChangedError):
+            self.step.prefetch(item, self._mode(item))
+
     def _make_room(self) -> None:
         """The site is full: what the source has no more goes before its turn."""
+        with contextlib.suppress(StoreError):
+            self.step.staging.make_room()
         failures = (DeferredError, SourceChangedError, StoreError, SourceError)
         for item in sorted(self.plan.waiting(), key=lambda each: each.position):
             if isinstance(item, PlaceItem):
@@ -248,10 +234,18 @@ class Engine:
             if given_up is not None:
                 self._hold_failed(Reconciled([(given_up, error)]))
             return
+        self._compared(done)
+
+    def _compared(self, done: Reconciled) -> None:
+        """Something was compared."""
         for root in done.made:
             self._held.done(root)
         self._hold_failed(done)
-        if self.state.initial and not comparisons.initial:
+        self._turns.owe(done.owed)
+        self._look_whether_initial()
+
+    def _look_whether_initial(self) -> None:
+        if self.state.initial and not self._comparisons.initial:
             self.state.initial = self.state.adopt = False
 
     def _apply(self, item: Item) -> None:
@@ -259,30 +253,56 @@ class Engine:
         self._unsaved = True
         try:
             self.step.bench.map.limbo.tidy()
-            self._carry_out(item)
+            if not self._carry_out(item):
+                return
+        except CopyingError:
+            self._turns.wait(item)
+            return
         except (DeferredError, SourceChangedError) as error:
+            if isinstance(error, AheadError) and self._comes(item):
+                return
             self._hold(item, error, unsure=self._unsure)
         except (StoreError, SourceError) as error:
             self._failed(item, error)
             return
-        else:
-            if item.position == position and not isinstance(item, ReconcileItem):
-                self._held.done(item)
-        self._tries = 0
+        self._leave(item)  # if it was postponed, it comes again in its turn
         if item.position == position:
             self.plan.done(item)
 
-    def _carry_out(self, item: Item) -> None:
+    def _comes(self, item: Item) -> bool:
+        """Whether the record that explains what the step saw may come in a moment."""
+        return not (self._unsure or self._held.unexplained) and self._turns.comes(item)
+
+    def _leave(self, item: Item) -> None:
+        self._tries.pop(key_of(item), None)
+        self.step.staging.narrow = False
+        self._turns.leave(item)
+        self._comparisons.settled(item)
+        self._look_whether_initial()
+
+    def _carry_out(self, item: Item) -> bool:
+        """False: something came up that is to be done before."""
         if isinstance(item, ReconcileItem):
             self._reconcile(item)
-            return
+            return True
+        staging, position = self.step.staging, item.position
+        if self._comparisons.owes(item):
+            staging.owner = (item, 0)
+            self._compared(self._comparisons.pay(item))
+            return True
         mode = self._mode(item)
-        self._hold_failed(self._comparisons.precede(item, mode))
+        self._compared(self._comparisons.precede(item, mode))
+        if not self._turns.has(item):
+            return False
+        staging.owner = (item, item.time_ns)
         if isinstance(item, PlaceItem):
             self.step.place(item.place, mode, item)
         else:
             for place in self.step.object(item.object, mode):
                 self._held.done(PlaceItem(place, item.position))
+        if item.position == position:
+            self._held.done(item)
+        return True
 
     def _reconcile(self, item: ReconcileItem) -> None:
         """Records do not tell what happened before that item. From now on it is remembered with
@@ -322,11 +342,12 @@ class Engine:
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""
-        self._tries += 1
-        if _again(error, self._tries):
+        key = key_of(item)
+        tries = self._tries[key] = self._tries.get(key, 0) + 1
+        if _again(error, tries):
             raise error
-        self._tries = 0
         self._hold(item, error, unsure=self._unsure)
+        self._leave(item)
         self.plan.done(item)
 
     # held steps --------------------------------------------------------------------------------
@@ -377,11 +398,18 @@ class Engine:
         """A held step to try again now."""
         if self.plan.known < self._world.head():
             return None  # what is seen now may be explained by records still to be read
-        return self._held.due(self._world.clock_ns(), self._comparisons.keys)
+        if self.plan.next() is not None:
+            return None  # or by records whose steps wait for their bytes
+        under_way = self._comparisons.keys | self._turns.retries
+        item = self._held.due(self._world.clock_ns(), under_way)
+        if isinstance(item, PlaceItem | ObjectItem) and not self._turns.retry(item):
+            return None
+        return item
 
     def next_due_ns(self) -> int | None:
-        """When the next held step is tried again."""
-        return self._held.next_due_ns()
+        """When the next held step is tried again, or one that waits for records is held."""
+        due_ns, held_ns = self._turns.due_ns, self._held.next_due_ns()
+        return min(due_ns if held_ns is None else [*due_ns, held_ns], default=None)
 
     # cursors -----------------------------------------------------------------------------------
 
@@ -452,22 +480,3 @@ def _again(error: StoreError | SourceError, tries: int) -> bool:
     if isinstance(error, StoreError) and (error.no_space or isinstance(error, UnsyncedError)):
         return True
     return error.transient and tries < _TRIES_MAX
-
-
-@contextlib.contextmanager
-def _trouble(what: str) -> Iterator[None]:
-    """Errors of site and source that get here are trouble: what was tried stays to do."""
-    try:
-        yield
-    except (StoreError, SourceError) as error:
-        no_space = isinstance(error, StoreError) and error.no_space
-        raise TroubleError(str(error), what, no_space=no_space) from error
-
-
-def describe(item: Item) -> str:
-    """An item in words, for people."""
-    path = item.path
-    if path is None and isinstance(item, PlaceItem):
-        path = item.place.name
-    shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
-    return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
+from replicator.view import SourceChangedError
 
 Key: TypeAlias = tuple[str, bytes, bytes, bytes]
 
@@ -49,9 +50,12 @@ class HeldSteps:
         self._random = random
         self._steps: dict[Key, HeldStep] = {}
         self._reconciles: set[Key] = set()
+        self._unexplained: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
+            if step.tries > 0:
+                self._unexplained.add(step.key)
 
     def __bool__(self) -> bool:
         return bool(self._steps)
@@ -99,6 +103,9 @@ class HeldSteps:
         if before is not None:
             self._forget_subject(before)
         self._put(step)
+        written = isinstance(error, DeferredError | SourceChangedError)
+        if isinstance(error, AheadError) or not written:
+            self._unexplained.add(key)
 
     def _put(self, step: HeldStep) -> None:
         self._steps[step.key] = step
@@ -111,6 +118,7 @@ class HeldSteps:
         step = self._steps.pop(key, None)
         if step is not None:
             self._reconciles.discard(key)
+            self._unexplained.discard(key)
             self._forget_subject(step)
 
     def _forget_subject(self, step: HeldStep) -> None:
@@ -158,6 +166,11 @@ class HeldSteps:
     def reconciles(self) -> bool:
         """Whether some directory is still to be compared."""
         return bool(self._reconciles)
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether one has failed, or has waited for a record in vain: others may depend on it."""
+        return bool(self._unexplained)
 
     def places(self, identity: ObjectId) -> Iterator[Place]:
         """Places of that object at source or site, as far as held steps know."""

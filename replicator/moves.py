@@ -127,6 +127,13 @@ class Bench:
             return False
         return mode.gap is None or self.incarnations.covers(mark, mode.gap)
 
+    def may_arrive(self, found: SourceObject, copy: Copy, mode: Mode) -> bool:
+        """Whether that copy may be shown at another place."""
+        if not stat.S_ISREG(found.mode):
+            return True
+        state = self.content_state(copy.entry.mark, found, mode, arriving=True)
+        return state is ContentState.CURRENT or not mode.trust
+
     def object_at(self, place: Place) -> ObjectId | None:
         """The object the source has there now. Raises SourceError."""
         parent = self.source.open(place.directory)

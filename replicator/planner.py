@@ -29,6 +29,7 @@ from mirrorfs.journal.record import (
 _ARRIVALS = frozenset({Kind.CREATE, Kind.MKDIR, Kind.MKNOD, Kind.SYMLINK, Kind.LINK, Kind.RENAME})
 _ABOUT_OBJECT = frozenset({Kind.WRITE, Kind.ATTRIBUTES, Kind.XATTR})
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+_OBJECTS_MAX = 8
 
 Position: TypeAlias = tuple[SequenceNumber, int]
 """Where an item stands in the plan: sequence, and order within the record."""
@@ -42,6 +43,8 @@ class PlaceItem:
         position: of its first record.
         vacated: sequences of pending records after which the place was empty: the first and last.
         arrived: the newest pending record that brought an object here, and that object.
+        objects: those the pending records are about.
+        time_ns: of the first record; 0 if unknown.
     """
 
     place: Place
@@ -49,6 +52,8 @@ class PlaceItem:
     path: bytes | None = None
     vacated: list[SequenceNumber] = field(default_factory=list)
     arrived: tuple[SequenceNumber, ObjectId] | None = None
+    objects: tuple[ObjectId, ...] = ()
+    time_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +63,7 @@ class ObjectItem:
     object: ObjectId
     position: Position
     path: bytes | None = None
+    time_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +115,7 @@ class Plan:
         self.known_tag: Tag = tag
         self.known_ns = 0  # when that record was made
         self._heap: list[tuple[Position, int, Item]] = []
+        self._fresh: list[tuple[Position, int, Item]] = []
         self._places: dict[Place, PlaceItem] = {}
         self._objects: dict[ObjectId, ObjectItem] = {}
         self._reconciles: set[int] = set()
@@ -150,13 +157,13 @@ class Plan:
     def _add_change(self, record: Record, body: Change, tag: Tag) -> None:
         self._note(record, body, tag)
         if record.kind in _ABOUT_OBJECT:
-            self._add_object(body, record.sequence)
+            self._add_object(body, record.sequence, record.time_ns)
             return
         exchanged = record.kind is Kind.RENAME and bool(body.rename_flags & _EXCHANGE)
         # the new place first: then an object moves there in one step and never waits in limbo
         places = body.places[:1] if record.kind is Kind.LINK else body.places[::-1]
         for index, place in enumerate(places):
-            item = self._add_place(place, (record.sequence, index), body)
+            item = self._add_place(place, (record.sequence, index), body, record.time_ns)
             arrived = body.object if index == 0 else body.other
             if record.kind in _ARRIVALS and (index == 0 or exchanged) and arrived is not None:
                 item.arrived = (record.sequence, arrived)
@@ -186,24 +193,31 @@ class Plan:
         self._order.append((sequence, identity))
         return hints
 
-    def _add_place(self, place: Place, position: Position, body: Change) -> PlaceItem:
+    def _add_place(self, place: Place, position: Position, body: Change, time_ns: int) -> PlaceItem:
+        objects = (body.object,) if body.other is None else (body.object, body.other)
         item = self._places.get(place)
         if item is None:
-            item = self._places[place] = PlaceItem(place, position, body.path)
+            item = PlaceItem(place, position, body.path, objects=objects, time_ns=time_ns)
+            self._places[place] = item
             self._push(item)
+        elif len(item.objects) < _OBJECTS_MAX:
+            item.objects += tuple(each for each in objects if each not in item.objects)
         return item
 
-    def _add_object(self, body: Change, sequence: SequenceNumber) -> None:
+    def _add_object(self, body: Change, sequence: SequenceNumber, time_ns: int) -> None:
         if body.object not in self._objects:
-            item = ObjectItem(body.object, (sequence, 0), body.path)
+            item = ObjectItem(body.object, (sequence, 0), body.path, time_ns)
             self._objects[body.object] = item
             self._push(item)
 
     def _push(self, item: Item) -> None:
         self._serial += 1
-        heapq.heappush(self._heap, (item.position, self._serial, item))
+        entry = (item.position, self._serial, item)
+        heapq.heappush(self._heap, entry)
+        heapq.heappush(self._fresh, entry)
 
-    def _waits(self, item: Item) -> bool:
+    def waits(self, item: Item) -> bool:
+        """Whether it is still to be done."""
         if isinstance(item, PlaceItem):
             return self._places.get(item.place) is item
         if isinstance(item, ObjectItem):
@@ -211,17 +225,32 @@ class Plan:
         return id(item) in self._reconciles
 
     def next(self) -> Item | None:
-        """The item to apply next; it stays in the plan until `done`."""
-        while self._heap:
-            position, _, item = self._heap[0]
-            if self._waits(item) and item.position == position:
+        """The first item; it stays in the plan until `done`."""
+        return self._first(self._heap)
+
+    def fresh(self) -> Item | None:
+        """The first item that was not taken; what was postponed since counts as not taken."""
+        return self._first(self._fresh)
+
+    def take(self) -> None:
+        """What `fresh` tells is being worked on; it stays in the plan until `done`."""
+        heapq.heappop(self._fresh)
+
+    def _first(self, heap: list[tuple[Position, int, Item]]) -> Item | None:
+        while heap:
+            position, _, item = heap[0]
+            if self.waits(item) and item.position == position:
                 return item
-            heapq.heappop(self._heap)
+            heapq.heappop(heap)
         return None
 
     def place(self, place: Place) -> PlaceItem | None:
         """What is to be done there."""
         return self._places.get(place)
+
+    def object(self, identity: ObjectId) -> ObjectItem | None:
+        """What is to be done for that object itself."""
+        return self._objects.get(identity)
 
     def waiting(self) -> Iterable[Item]:
         """Every item, in no order."""
@@ -235,8 +264,8 @@ class Plan:
         What moved from one to another without a record moves only if they are compared together.
         """
         found = [item]
-        if self._waits(item):
-            waiting = {entry[0]: entry[2] for entry in self._heap if self._waits(entry[2])}
+        if self.waits(item):
+            waiting = {entry[0]: entry[2] for entry in self._heap if self.waits(entry[2])}
             at = item.position[0]
             while isinstance(following := waiting.get((SequenceNumber(at + 1), 0)), ReconcileItem):
                 found.append(following)
@@ -245,7 +274,7 @@ class Plan:
 
     def done(self, item: Item) -> None:
         """It needs no more work: applied, or remembered elsewhere as failed."""
-        if not self._waits(item):
+        if not self.waits(item):
             return
         if isinstance(item, PlaceItem):
             del self._places[item.place]

@@ -22,6 +22,7 @@ from replicator.escape import Sightings
 from replicator.held import AheadError, DeferredError
 from replicator.moves import Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
+from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import Directory, SiteEntry, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceObject
@@ -37,10 +38,12 @@ class Reconciled:
     Attributes:
         failed: what could not be made true, and why: somebody must come back to it.
         made: roots that need no other try themselves.
+        owed: what is to be done again when its bytes are there (see `Comparison.owed`).
     """
 
     failed: list[tuple[Item, Exception]] = field(default_factory=list)
     made: list[ReconcileItem] = field(default_factory=list)
+    owed: list[PlaceItem | ObjectItem] = field(default_factory=list)
 
     @contextlib.contextmanager
     def unless_fatal(self, item: Item) -> Iterator[None]:
@@ -122,10 +125,15 @@ class Reconciler:
                 return True
             if here.names is None:
                 self._list(here, source, directory, comparison, done)
-            visit = self._create if comparison.creating else self._sweep
             for name in list(islice(here.names or (), self._names_max)):
+                if comparison.owes_much:
+                    break
                 here.at_name = True
-                child = visit(source, directory, name, mode, comparison.position, done)
+                child = (
+                    self._create(source, name, comparison, done)
+                    if comparison.creating
+                    else self._sweep(source, directory, name, mode, comparison.position)
+                )
                 here.at_name = False
                 here.done(child if comparison.item.whole else None)
         if not here.names:
@@ -171,7 +179,8 @@ class Reconciler:
         """An object has left a directory, and may have changed before: make its other names
         true."""
         if comparison.creating:
-            with done.unless_fatal(ObjectItem(identity, comparison.position)):
+            item = ObjectItem(identity, comparison.position)
+            with done.unless_fatal(item), self._owing(item, comparison, done):
                 if any(copy.place is not None for copy in self._step.bench.map.copies(identity)):
                     self._step.object(identity, _mode(comparison))
 
@@ -236,7 +245,6 @@ class Reconciler:
         name: bytes,
         mode: Mode,
         position: Position,
-        done: Reconciled,
     ) -> ObjectId | None:
         """Take away what the source has not there; the directory, if it is one that stays."""
         with Reconciled().unless_fatal(PlaceItem(Place(source.id, name), position)):
@@ -273,26 +281,67 @@ class Reconciler:
             self._step.moves.save(directory, place, entry, replace(mode, keep=False))
 
     def _create(
-        self,
-        source: SourceObject,
-        directory: Directory,
-        name: bytes,
-        mode: Mode,
-        position: Position,
-        done: Reconciled,
+        self, source: SourceObject, name: bytes, comparison: Comparison, done: Reconciled
     ) -> ObjectId | None:
         """Make a place true; the directory there."""
-        place = Place(source.id, name)
-        with done.unless_fatal(PlaceItem(place, position)):
+        item = PlaceItem(Place(source.id, name), comparison.position)
+        with done.unless_fatal(item), self._owing(item, comparison, done):
             try:
-                return self._step.place(place, mode)
+                return self._step.place(item.place, _mode(comparison))
             except AheadError as error:
                 child = self._directory_at(source, name)
                 if child is None:
                     raise
-                done.failed.append((ReconcileItem(child, True, position), error))
+                done.failed.append((ReconcileItem(child, True, comparison.position), error))
                 return None
         return self._directory_at(source, name)
+
+    # bytes that are on their way ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _owing(
+        self, item: PlaceItem | ObjectItem, comparison: Comparison, done: Reconciled
+    ) -> Iterator[None]:
+        """What cannot be done inside because it needs bytes is owed."""
+        staging = self._step.staging
+        staging.owner = (item, 0)
+        try:
+            yield
+        except CopyingError as error:
+            if isinstance(item, PlaceItem):
+                item.objects = (error.object,)
+            comparison.owed[item] = None
+            done.owed.append(item)
+        except BaseException:
+            staging.release(item)
+            raise
+        else:
+            staging.release(item)
+
+    def pay(self, item: PlaceItem | ObjectItem, comparison: Comparison, done: Reconciled) -> None:
+        """Do what was owed. Raises CopyingError if its bytes are not there, too."""
+        mode = replace(_mode(comparison), descends=False)
+        with done.unless_fatal(item):
+            if isinstance(item, ObjectItem):
+                self._step.object(item.object, mode)
+                return
+            directory = self._step.place(item.place, mode)
+            if directory is not None and comparison.item.whole:
+                self._step.bench.doubt.add(directory)  # the comparison has passed
+
+    def _pay_at_once(self, item: PlaceItem, comparison: Comparison, done: Reconciled) -> None:
+        """Wait for its bytes, and do it."""
+        staging = self._step.staging
+        staging.owner = (item, 0)
+        try:
+            while True:
+                self._tick()
+                with contextlib.suppress(CopyingError):
+                    self.pay(item, comparison, done)
+                    return
+                staging.wait()
+        finally:
+            staging.release(item)
 
     # beside comparisons ------------------------------------------------------------------------
 
@@ -340,7 +389,11 @@ class Reconciler:
             if entry is not None and stat.S_ISDIR(entry.mode):
                 continue
             if self._directory_at(source, name) is None:
-                with done.unless_fatal(PlaceItem(place, comparison.position)):
+                item = PlaceItem(place, comparison.position)
+                if comparison.owes_much:
+                    self._pay_at_once(item, comparison, done)
+                    continue
+                with done.unless_fatal(item), self._owing(item, comparison, done):
                     self._step.place(place, _mode(comparison))
         self._files.add(source.id, self._escape.now())
 

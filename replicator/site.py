@@ -6,13 +6,16 @@ here needs a lock; between slices the trio side decides whether to go on, wait, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from random import Random
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -23,7 +26,7 @@ from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
 from replicator.config import SiteSettings
 from replicator.cursor import attach_site, read_log, tell_cursor, went_back, write_report
-from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.engine import Engine
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
 from replicator.schedule import Incarnations
@@ -32,7 +35,11 @@ from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
+from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceError, SourceRefusedError
+from replicator.workers import Threads
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +85,9 @@ class SiteDriver:
         self._reader: JournalReader | None = None
         self._source: Source | None = None
         self._store: DirectoryStore | None = None
+        self._workers: Threads | None = None
+        self._limiter = trio.CapacityLimiter(1)
+        self._token: trio.lowlevel.TrioToken | None = None
         self._engine: Engine | None = None
         self._seen: SiteReport | None = None
         self._times: deque[tuple[SequenceNumber, int]] = deque()
@@ -109,7 +119,9 @@ class SiteDriver:
             name=name,
             adopt=self._adopt,
             source=source.root_fd,
+            read_back=self.settings.read_back,
         )
+        self._workers = Threads(self.settings.workers, self.settings.deadline, self._landed)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         world = Surroundings(
             clock_ns=time.time_ns,
@@ -121,6 +133,9 @@ class SiteDriver:
             mount=store.mount,
             log=lambda: read_log(self.journal),
             unsynced=self._unsynced,
+            workers=self._workers,
+            copies_max=2 * self.settings.workers,
+            commit_order=self.settings.commit_order,
         )
         self._engine = Engine(source, store, state, _incarnations(reader), world)
         self._times.clear()
@@ -130,10 +145,12 @@ class SiteDriver:
 
     def close(self) -> None:
         """Give everything back. Blocks."""
-        for each in (self._store, self._source, self._reader):
+        if self._engine is not None:
+            self._engine.step.staging.abandon()
+        for each in (self._workers, self._store, self._source, self._reader):
             if each is not None:
                 each.close()
-        self._store = self._source = self._reader = self._engine = None
+        self._store = self._source = self._reader = self._engine = self._workers = None
 
     def stop(self) -> None:
         """Drain and end; asked again: end at once."""
@@ -144,6 +161,7 @@ class SiteDriver:
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
         tries = 0
+        self._token = trio.lowlevel.current_trio_token()
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
@@ -164,13 +182,13 @@ class SiteDriver:
             except (TroubleError, StoreError, SourceError, ControlError, OSError) as error:
                 tries += 1
                 await self._back_off(error, tries)
-        await trio.to_thread.run_sync(self._save_and_close)
+        await self._in_thread(self._save_and_close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
         self.report()
 
     async def _reopen(self) -> None:
-        await trio.to_thread.run_sync(self.open)
+        await self._in_thread(self.open)
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
 
@@ -189,15 +207,17 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
+        self._wake = trio.Event()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
-        busy = await trio.to_thread.run_sync(self._slice)
-        if self._stop_now or (stopping and not busy):
+        busy = await self._in_thread(self._slice)
+        waiting = engine.waiting
+        if self._stop_now or (stopping and not busy and not waiting):
             return True
         if engine.state.initial:
             self._enter(Phase.INITIAL_COPY, "")
         else:
-            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, engine.comparing)
-        if not busy and not self._stopping:
+            self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
+        if not busy and stopping == self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False
 
@@ -209,11 +229,18 @@ class SiteDriver:
             seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
         return seconds
 
+    async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
+        """Do what may block in a thread of this site's own."""
+        return await trio.to_thread.run_sync(act, limiter=self._limiter)
+
+    def _landed(self) -> None:
+        """Bytes have arrived. Called by workers."""
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(lambda: self._wake.set())
+
     async def _wait(self, seconds: float, fd: int | None = None) -> None:
-        """Until the journal changes, `stop` is called, or the time is over."""
-        self._wake = trio.Event()
-        if self._stopping:
-            return
+        """Until the journal changes, bytes arrive, `stop` is called, or the time is over."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
 
@@ -237,9 +264,10 @@ class SiteDriver:
         unsynced = isinstance(error, UnsyncedError) or isinstance(error.__cause__, UnsyncedError)
         self._unsynced = self._unsynced or unsynced
         if unsynced or (not no_space and tries % _REOPEN_AFTER == 0):
-            await trio.to_thread.run_sync(self.close)
+            await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
+        self._wake = trio.Event()
         seconds = backoff_seconds(tries, self._random.random())
         await self._wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:

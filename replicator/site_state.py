@@ -119,6 +119,19 @@ class Root(msgspec.Struct, kw_only=True):
     path: bytes | None = None
 
 
+class Owed(msgspec.Struct, kw_only=True):
+    """A place, or an object under all its names, to which bytes were on their way.
+
+    Attributes:
+        directory, name: the place; empty for an object.
+        object: it; at a place, the one that was copied.
+    """
+
+    directory: bytes = b""
+    name: bytes = b""
+    object: bytes = b""
+
+
 class ComparisonState(msgspec.Struct, kw_only=True):
     """How far a comparison has come.
 
@@ -129,6 +142,7 @@ class ComparisonState(msgspec.Struct, kw_only=True):
         keep: what has gone from the source goes to `kept`.
         creating: all are swept.  at: how many roots have been begun in this pass.
         way: from the root it is at to the directory it is at; none: the next root comes.
+        owed: passed over on the way, and still to be done.
     """
 
     roots: list[Root]
@@ -137,6 +151,7 @@ class ComparisonState(msgspec.Struct, kw_only=True):
     adopt: bool = False
     keep: bool = True
     creating: bool = False
+    owed: list[Owed] = []
     at: int = 0
     way: list[Level] = []
 

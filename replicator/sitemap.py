@@ -53,6 +53,7 @@ class SiteMap:
         self._hints = hints
         self._names = names
         self._held = held
+        self._root = source.root.id
         self._open: dict[ObjectId, _Open] = {}
         self.limbo = Limbo(store)
 
@@ -62,7 +63,7 @@ class SiteMap:
         Otherwise the first place on the way that does not hold what the source holds there; None
         if the directory is not below the source's root any more.
         """
-        if directory.id == self._source.root.id:
+        if directory.id == self._root:
             return self._store.root()
         key = self._source.path_key(directory)
         known = self._open.get(directory.id)
@@ -104,7 +105,7 @@ class SiteMap:
 
     def _find(self, identity: ObjectId, tried: set[ObjectId]) -> Directory | None:
         """`tried`: directories that were not found, or are being looked for."""
-        if identity == self._source.root.id:
+        if identity == self._root:
             return self._store.root()
         known = self._open.get(identity)
         if known is not None:

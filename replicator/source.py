@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -54,6 +53,20 @@ class FileContent:
                 parts.append(part)
                 offset += len(part)
         return b"".join(parts)
+
+    def check(self) -> None:
+        """See base.Content."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
 
 
 class OpenObject:
@@ -119,15 +132,15 @@ class OpenObject:
         with _border("look at"):
             found = os.fstat(self.descriptor)
         return SourceStat(
-            mode=found.st_mode,
-            uid=found.st_uid,
-            gid=found.st_gid,
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            atime_ns=found.st_atime_ns,
-            ctime_ns=found.st_ctime_ns,
-            rdev=found.st_rdev,
-            links=found.st_nlink,
+            found.st_mode,
+            found.st_uid,
+            found.st_gid,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_atime_ns,
+            found.st_ctime_ns,
+            found.st_rdev,
+            found.st_nlink,
         )
 
     def xattrs(self) -> dict[bytes, bytes]:
@@ -140,9 +153,9 @@ class OpenObject:
         with _border("read the symlink"):
             return os.readlink(b"", dir_fd=self.descriptor)
 
-    def attributes(self) -> Attributes:
+    def attributes(self, now: SourceStat | None = None) -> Attributes:
         """See SourceObject."""
-        now = self.stat()
+        now = now or self.stat()
         return Attributes(
             mode=now.mode,
             uid=now.uid,
@@ -156,18 +169,10 @@ class OpenObject:
 
     def content(self) -> AbstractContextManager[Content]:
         """See SourceObject."""
-        return self._content()
-
-    @contextlib.contextmanager
-    def _content(self) -> Iterator[Content]:
         if not stat.S_ISREG(self.mode):
             raise _error("read", errno.EINVAL)
         with _border("open"):
-            descriptor = os.open(path_of(self.descriptor), _CONTENT)
-        try:
-            yield FileContent(descriptor)
-        finally:
-            os.close(descriptor)
+            return FileContent(os.open(path_of(self.descriptor), _CONTENT))
 
     def close(self) -> None:
         """See SourceObject."""
@@ -380,10 +385,22 @@ def _error(what: str, code: int) -> SourceError:
     return SourceError(message, code, transient=code in TRANSIENT)
 
 
-@contextlib.contextmanager
-def _border(what: str) -> Iterator[None]:
-    """Turns OSError into SourceError, and nothing else."""
-    try:
-        yield
-    except OSError as error:
-        raise _error(what, error.errno or errno.EIO) from error
+class _border:
+    """Turns OSError into SourceError, and nothing else. (A class: it is entered for each call.)"""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError):
+            raise _error(self._what, error.errno or errno.EIO) from error

@@ -17,12 +17,13 @@ from replicator import schedule
 from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import AheadError, DeferredError, HeldSteps
+from replicator.linking import Linking
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
-from replicator.planner import PlaceItem, Plan
+from replicator.planner import ObjectItem, PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
-from replicator.staging import Staging
+from replicator.staging import Staging, Workers
 from replicator.stores.base import (
     RESERVED,
     Directory,
@@ -49,7 +50,10 @@ class Step:
         escape: Escape,
         held: HeldSteps,
         *,
+        workers: Workers,
+        inline_bytes: int,
         sleep: Callable[[float], None],
+        clock_ns: Callable[[], int],
     ) -> None:
         """Step on `source`, `store` and `plan`.
 
@@ -57,7 +61,8 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
-            sleep: waits that many seconds.
+            workers: where bytes move.  inline_bytes: see Staging.
+            sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
         """
         names = NameTable(store)
         self.bench = Bench(
@@ -72,11 +77,12 @@ class Step:
             held,
         )
         self.moves = Moves(self.bench)
+        self._linking = Linking(self.bench, self.moves)
         self._source = source
         self._store = store
         self._plan = plan
         self._held = held
-        self._staging = Staging(self.bench, sleep)
+        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes)
 
     @property
     def counters(self) -> Counters:
@@ -193,7 +199,7 @@ class Step:
                 return
         self._set_attributes(found, copy, exact=mode.exact)
         if found.links > 1 and not stat.S_ISDIR(found.mode):
-            self._unify(found, copy, place, mode)
+            self._linking.unify(found, copy, place, mode)
         self._object_done(found)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
@@ -262,17 +268,17 @@ class Step:
             self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
-            staged = self._staging.stage(found, place)
+            staged = self.staging.stage(found, place)
             for each in copies:
                 self.moves.keep_if_better(found, staged, each, place, mode)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
-            self._replace_others(found, directory, place, copies)
+            self._linking.replace_others(found, directory, place, copies)
             return
         copy = copies[0]
         if copy.place is not None and self.bench.stands(copy.place, found.id):
             self.bench.names.add(found.id, copy.place)
             self.moves.save(directory, place, entry, mode)
-            self._link(copy, directory, place, entry, mode)
+            self._linking.link(copy, directory, place, entry, mode)
         else:
             self.moves.put_copy(copy, directory, place, entry, mode)
             self.counters.moved += 1
@@ -299,21 +305,6 @@ class Step:
             return [], self.bench.content_state(None, found, mode, arriving=True)
         return [], ContentState.STALE
 
-    def _link(
-        self,
-        copy: Copy,
-        directory: Directory,
-        place: Place,
-        entry: SiteEntry | None,
-        mode: Mode,
-    ) -> None:
-        """Another name for what the site has."""
-        if entry is not None and stat.S_ISDIR(entry.mode):
-            self.moves.vacate(directory, place, entry, mode)
-        self._store.link(copy.directory, copy.name, directory, place.name)
-        self.bench.touched.add(place.directory)
-        self.counters.linked += 1
-
     # objects -----------------------------------------------------------------------------------
 
     def object(self, identity: ObjectId, mode: Mode = NORMAL) -> set[Place]:
@@ -323,6 +314,8 @@ class Step:
         """
         found = self._source.open(identity)
         if found is None:
+            # what came in its place since must be seen before what the records tell of next
+            self._places_left(list(self.bench.map.copies(identity)), set(), mode)
             return set()
         with found:
             if stat.S_ISDIR(found.mode):
@@ -337,6 +330,8 @@ class Step:
                     self.bench.leaves(copy.directory, copy.name, copy.entry, mode)
         for place in sorted(standing, key=lambda each: (each.directory, each.name)):
             self.place(place, mode)
+        if standing:
+            self._places_left(copies, standing, mode)
         if not standing and not copies:
             if mode.trust:
                 raise AheadError("the record that says where it stands now is still to come")
@@ -344,6 +339,12 @@ class Step:
                 self.bench.doubt.add(self._source.root.id)
             # else the step that brought it elsewhere, while this one was held, has looked closely
         return standing
+
+    def _places_left(self, copies: list[Copy], standing: set[Place], mode: Mode) -> None:
+        """Make places true at which the site shows what does not stand there any more."""
+        for copy in copies:
+            if copy.place is not None and copy.place not in standing:
+                self.place(copy.place, mode)
 
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
@@ -389,6 +390,21 @@ class Step:
 
     # content -----------------------------------------------------------------------------------
 
+    def prefetch(self, item: PlaceItem | ObjectItem, mode: Mode) -> None:
+        """Begin to copy what that step, whose turn has not come, is going to need. A guess: what
+        is copied is looked at again when the step is done. Raises SourceError, StoreError."""
+        identity = item.object if isinstance(item, ObjectItem) else None
+        if isinstance(item, PlaceItem):
+            identity = self.bench.object_at(item.place)
+        found = None if identity is None else self._source.open(identity)
+        if found is None:
+            return
+        with found:
+            if stat.S_ISREG(found.mode):
+                _, state = self._ranked_copies(found, mode)
+                if state is ContentState.STALE:
+                    self.staging.prefetch(found)
+
     def _mark(self, found: SourceObject, saved: int | None = None) -> Mark:
         """`saved`: that of the copy, if its content is there already."""
         known, saved = self._plan.known, self.bench.saved if saved is None else saved
@@ -401,65 +417,17 @@ class Step:
             self.bench.names.add(found.id, place)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
-        staged = self._staging.stage(found, place)
+        staged = self.staging.stage(found, place)
         for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
             self.moves.keep_if_better(found, staged, each, place, mode)
         self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
-        self._replace_others(found, copy.directory, place, copies)
-
-    def _replace_others(
-        self, found: SourceObject, directory: Directory, place: Place, copies: list[Copy]
-    ) -> None:
-        """The place holds a new copy: the object's other names become names of it, or go."""
-        for copy in copies:
-            if copy.place == place:
-                continue
-            if copy.place is not None:
-                self.bench.touched.add(copy.place.directory)
-            if copy.place is not None and self.bench.stands(copy.place, found.id):
-                self.bench.names.add(found.id, copy.place)
-                self.bench.names.add(found.id, place)
-                self._store.link(directory, place.name, copy.directory, copy.name)
-            else:
-                self._store.remove(copy.directory, copy.name)
-                if copy.place is not None:
-                    self.bench.names.discard(found.id, copy.place)
-        self.moves.leave_limbo(found.id)
-        self._plan.object_done(found.id)
-        self._held.object_done(found.id)
-
-    def _unify(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
-        """Names of one object must be one object at the site: all names of the newest copy."""
-        self.bench.names.add(found.id, place)
-        names = {place: copy}
-        for other in self.bench.map.copies(found.id):
-            if other.place is not None and self.bench.stands(other.place, found.id):
-                names[other.place] = other
-        newest = max(
-            names.values(), key=lambda each: schedule.recency(each.entry.mark, found.ctime_ns)
-        )
-        for at, each in names.items():
-            # even if nothing is left to do: we may have been killed before the times were set
-            self.bench.touched.add(at.directory)
-            if each.entry.identity != newest.entry.identity:
-                if not self._may_arrive(found, newest, mode):
-                    raise AheadError("its newest content came by a record that is still to come")
-                self.bench.names.add(found.id, at)
-                self._store.link(newest.directory, newest.name, each.directory, each.name)
-                self.counters.linked += 1
+        self._linking.replace_others(found, copy.directory, place, copies)
 
     def _must_be_found(self, found: SourceObject, mode: Mode) -> None:
         """Raises AheadError if the site may have the object in a directory it does not find now."""
         if mode.trust and self.bench.map.hidden(found.id):
             raise AheadError("it was in a directory that moved by a record that is still to come")
-
-    def _may_arrive(self, found: SourceObject, copy: Copy, mode: Mode) -> bool:
-        """Whether that copy may be shown at another place."""
-        if not stat.S_ISREG(found.mode):
-            return True
-        state = self.bench.content_state(copy.entry.mark, found, mode, arriving=True)
-        return state is ContentState.CURRENT or not mode.trust
 
     def _adopt(
         self, found: SourceObject, directory: Directory, place: Place, entry: SiteEntry

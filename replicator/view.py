@@ -9,9 +9,8 @@ stands in for it.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from mirrorfs.journal.record import ObjectId
 from replicator.stores.base import Attributes, Content
@@ -39,8 +38,7 @@ class SourceRefusedError(Exception):
     """This is not the source tree the journal describes, or it cannot be used: say why."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceStat:
+class SourceStat(NamedTuple):
     """What stat(2) says of an object, sizes in bytes, times in ns since 1970."""
 
     mode: int
@@ -110,8 +108,8 @@ class SourceObject(Protocol):
     def target(self) -> bytes:
         """Where a symlink points."""
 
-    def attributes(self) -> Attributes:
-        """All that a copy gets beyond its content, as it is now."""
+    def attributes(self, now: SourceStat | None = None) -> Attributes:
+        """All that a copy gets beyond its content, as it is now; `now` if that was asked before."""
 
     def content(self) -> AbstractContextManager[Content]:
         """The content of a regular file, open for reading without touching its access time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno as codes
 import struct
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -146,6 +146,9 @@ class Content(Protocol):
     def read(self) -> bytes:
         """The whole content, for stores that keep it in memory."""
 
+    def check(self) -> None:
+        """To be called now and then while it is read: raises what is to end that."""
+
 
 class StoreError(Exception):
     """A site could not do what it was asked.
@@ -196,7 +199,8 @@ Staged = Hashable
 
 
 class SiteStore(Protocol):
-    """One site. All methods may raise StoreError. Not thread-safe: one caller at a time.
+    """One site. All methods may raise StoreError. One caller at a time; only `stage` may be called
+    from several threads at once, beside anything else.
 
     `list` is counted in `directories_listed`, bytes written by `stage` in `bytes_written`,
     attributes that the site refused to keep in `fidelity_debt`. No name may be empty, `.` or `..`
@@ -231,9 +235,12 @@ class SiteStore(Protocol):
     def root_entry(self) -> SiteEntry:
         """The root itself, as `lookup` would show it."""
 
-    def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
+    def stage(
+        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+    ) -> Staged:
         """Make a complete object outside the tree: file (with content, or empty for None),
-        directory, symlink, fifo, socket or device by `attributes.mode`, with attributes and mark.
+        directory, symlink, fifo, socket or device by `attributes.mode`, with attributes and mark:
+        a callable is asked for it when the content is there.
 
         What goes wrong in reading `content` is raised as the source puts it (replicator.view).
         """

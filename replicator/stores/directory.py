@@ -12,12 +12,14 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Self
 
 from replicator import system_calls
-from replicator.copying import copy_content, same_content
+from replicator.copying import copy_content, read_back, same_content
 from replicator.stores.attributes import change, dress, read_mark, write_mark
 from replicator.stores.base import (
     RESERVED,
@@ -36,7 +38,7 @@ from replicator.xattrs import At, path_of, read_xattrs
 
 _OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryStore:
@@ -46,6 +48,7 @@ class DirectoryStore:
         fidelity_debt: how many attributes the site's file system refused to keep.
         mount: which mount of the site's file system this is: under another one, what was not
             synced may be gone. 0 if that cannot be told.
+        read_back: content is read again after it was written, and compared.
     """
 
     def __init__(self, site: SiteRoot) -> None:
@@ -56,6 +59,8 @@ class DirectoryStore:
         self._site = site
         self._root = site.root
         self._stage = Stage(site.stage)
+        self.read_back = False
+        self._counting = threading.Lock()
 
     @classmethod
     def open(
@@ -66,15 +71,20 @@ class DirectoryStore:
         name: str,
         adopt: bool = False,
         source: int | None = None,
+        read_back: bool = False,
     ) -> Self:
         """Take the site directory at `path` for the volume of that UUID (16 bytes).
 
         `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
         stands there bears no marks. `source` is a descriptor of the source's root: neither may
-        hold the other. Raises SiteRefusedError, StoreError.
+        hold the other. `read_back`: content is read again after it was written, and compared.
+        Raises SiteRefusedError, StoreError.
         """
         with _border("open the site", path):
-            return cls(SiteRoot.open(path, volume, name, adopt=adopt, source=source))
+            site = SiteRoot.open(path, volume, name, adopt=adopt, source=source)
+            store = cls(site)
+            store.read_back = read_back
+            return store
 
     def renew(self) -> None:
         """Renew the lease; to be called every `lease.RENEW_SECONDS`, from any thread.
@@ -114,10 +124,13 @@ class DirectoryStore:
             return None
         with _border("look at", name):
             try:
-                with self._object(directory, name) as fd:
-                    return _entry(os.fstat(fd), read_mark(path_of(fd)))
+                fd = os.open(name, _OBJECT, dir_fd=self._at(directory, name))
             except FileNotFoundError:
                 return None
+            try:
+                return _entry(os.fstat(fd), read_mark(path_of(fd)))
+            finally:
+                os.close(fd)
 
     def list(self, directory: Directory) -> list[bytes]:
         """See SiteStore."""
@@ -138,9 +151,11 @@ class DirectoryStore:
 
     # Making
 
-    def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
+    def stage(
+        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+    ) -> Staged:
         """See SiteStore. Passes on what reading the source raises."""
-        slot = self._stage.slot()
+        slot = self._stage.slot(directory=stat.S_ISDIR(attributes.mode))
         with _border("stage an object at", self._site.path):
             try:
                 self._make(slot, attributes, content, mark)
@@ -282,7 +297,11 @@ class DirectoryStore:
             os.close(fd)
 
     def _make(
-        self, name: bytes, attributes: Attributes, content: Content | None, mark: Mark
+        self,
+        name: bytes,
+        attributes: Attributes,
+        content: Content | None,
+        mark: Mark | Callable[[], Mark],
     ) -> None:
         stage, kind = self._stage.fd, stat.S_IFMT(attributes.mode)
         if kind == stat.S_IFREG:
@@ -298,23 +317,42 @@ class DirectoryStore:
             fd = os.open(name, _OBJECT, dir_fd=stage)
         try:
             at: At = fd if kind in (stat.S_IFREG, stat.S_IFDIR) else path_of(fd)
+            written = 0
             if content is not None and kind == stat.S_IFREG:
-                self.bytes_written += copy_content(content.fileno(), fd)
-            self.fidelity_debt += dress(at, attributes, mark)
+                written = copy_content(content.fileno(), fd, content.check)
+                if self.read_back:
+                    read_back(content.fileno(), fd, content.check)
+            debt = dress(at, attributes, mark() if callable(mark) else mark)
+            with self._counting:
+                self.bytes_written += written
+                self.fidelity_debt += debt
         finally:
             os.close(fd)
 
 
-@contextlib.contextmanager
-def _border(what: str, where: bytes, kind: type[StoreError] = StoreError) -> Iterator[None]:
-    """Turns OSError into StoreError, and nothing else."""
-    try:
-        yield
-    except OSError as error:
-        code = error.errno or errno.EIO
-        raise kind.of(
-            f"cannot {what} {os.fsdecode(where)!r}: {error.strerror or error}", code
-        ) from error
+class _border:
+    """Turns OSError into StoreError, and nothing else. (A class: it is entered for each call.)"""
+
+    __slots__ = ("_kind", "_what", "_where")
+
+    def __init__(self, what: str, where: bytes, kind: type[StoreError] = StoreError) -> None:
+        self._what = what
+        self._where = where
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError):
+            where = os.fsdecode(self._where)
+            message = f"cannot {self._what} {where!r}: {error.strerror or error}"
+            raise self._kind.of(message, error.errno or errno.EIO) from error
 
 
 def _fd(directory: Directory) -> int:

@@ -8,7 +8,7 @@ time on, as a file system would.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from errno import EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM
 
@@ -133,13 +133,16 @@ class MemoryStore:
 
     # Making
 
-    def stage(self, attributes: Attributes, content: Content | None, mark: Mark) -> Staged:
+    def stage(
+        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+    ) -> Staged:
         """See SiteStore."""
         data = b""
         if content is not None and stat.S_ISREG(attributes.mode):
             data = content.read()
             self.bytes_written += len(data)
-        return self._create(replace(attributes, xattrs=dict(attributes.xattrs)), data, mark)
+        told = mark() if callable(mark) else mark
+        return self._create(replace(attributes, xattrs=dict(attributes.xattrs)), data, told)
 
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""

@@ -17,6 +17,7 @@ from typing import Final
 from replicator import system_calls
 
 NAME_BYTES_MAX: Final = 255
+_DIRECTORY_SLOT: Final = b"D"
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 _NO_FLAGS_HERE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _OTHER_TYPE: Final = frozenset({errno.EISDIR, errno.ENOTDIR})
@@ -29,9 +30,9 @@ class Stage:
         self.fd = fd
         self._numbers = itertools.count()
 
-    def slot(self) -> bytes:
-        """A free name in it."""
-        return b"%x" % next(self._numbers)
+    def slot(self, *, directory: bool = False) -> bytes:
+        """A free name in it, which tells whether it is for a `directory`."""
+        return (_DIRECTORY_SLOT + b"%x" if directory else b"%x") % next(self._numbers)
 
     def clear(self, slot: bytes) -> None:
         """Remove what is there, if anything."""
@@ -39,7 +40,7 @@ class Stage:
 
     def commit(self, slot: bytes, directory: int, name: bytes) -> None:
         """Move a staged object to its place, replacing anything but a directory with entries."""
-        times = _directory_times(self.fd, slot)
+        times = _directory_times(self.fd, slot) if slot.startswith(_DIRECTORY_SLOT) else None
         try:
             replace(self.fd, slot, directory, name)
         except OSError as error:

@@ -6,15 +6,19 @@ import errno
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from random import Random
 from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
-from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.commit_order import CommitOrder
+from replicator.engine import Engine
 from replicator.site_state import SiteState, decode_state, encode_state
+from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
+from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing
 
@@ -56,11 +60,69 @@ class WatchedStore:
         return watched
 
 
-class Mirror:
-    """One site of a model tree, driven step by step."""
+class FakeWorkers:
+    """Workers that do as they are told: copy now, tell of it later.
+
+    Attributes:
+        waiting: what they were given, and have not begun.
+        done: what was copied, and is not told of yet.
+        copied: how often something was copied.
+    """
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        self.waiting: list[tuple[Copying, Callable[[Copying], None]]] = []
+        self.done: list[Copying] = []
+        self.told: list[Copying] = []
+        self.copied = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.done)
+
+    def begin(self, copying: Copying, run: Callable[[Copying], None]) -> None:
+        self.waiting.append((copying, run))
+
+    def copy(self) -> None:
+        """Copy one of those that wait."""
+        if self.waiting:
+            copying, run = self.waiting.pop(self.random.randrange(len(self.waiting)))
+            self.copied += 1
+            run(copying)
+            self.done.append(copying)
+
+    def tell(self) -> None:
+        """`landed` tells of one that was copied."""
+        if self.done:
+            self.told.append(self.done.pop(self.random.randrange(len(self.done))))
+
+    def landed(self) -> list[Copying]:
+        told, self.told = self.told, []
+        return told
+
+    def wait(self) -> None:
+        while not self.told:
+            assert self.waiting or self.done, "nothing is being copied"
+            self.copy()
+            self.tell()
+
+
+class Mirror:
+    """One site of a model tree, driven step by step.
+
+    `inline_bytes`: see the engine; by default no workers are used.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        *,
+        inline_bytes: int = 1 << 20,
+        commit_order: CommitOrder = CommitOrder.DIRECTORY,
+    ) -> None:
+        self.random = random
+        self.inline_bytes = inline_bytes
+        self.commit_order = commit_order
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
@@ -82,6 +144,7 @@ class Mirror:
         return self.tree.root_thing.id
 
     def start(self, state: SiteState, *, unsynced: bool = False) -> None:
+        self.workers = FakeWorkers(self.random)
         world = Surroundings(
             clock_ns=lambda: self.now,
             head=lambda: self.tree.head,
@@ -91,6 +154,10 @@ class Mirror:
             random=Random(1),
             unsynced=unsynced,
             names_max=self.names_max,
+            workers=self.workers,
+            copies_max=4,
+            inline_bytes=self.inline_bytes,
+            commit_order=self.commit_order,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
@@ -142,6 +209,19 @@ class Mirror:
         self.tree.lose_tail(keep)
         self.crash()
 
+    def move_bytes(self) -> None:
+        """Let the workers do something, or nothing."""
+        if self.inline_bytes >= 0:
+            return
+        try:
+            for _ in range(self.random.choice([0, 0, 1, 1, 2, 5])):
+                if self.random.random() < 0.5:
+                    self.workers.copy()
+                else:
+                    self.workers.tell()
+        except CrashError:
+            self.crash()
+
     def work(self, steps: int) -> None:
         self.begun = self.tree.clock
         try:
@@ -169,10 +249,18 @@ class Mirror:
         for _ in range(4):
             self.feed(1 << 30)
             self.begun = self.tree.clock
-            while self.engine.work(1 << 30):
-                pass
+            self.work_off()
             self.now += 100_000_000_000
             self.engine.save()
+
+    def work_off(self) -> None:
+        """Work until there is nothing to do."""
+        more = True
+        while more:
+            with suppress(TroubleError):  # a copy that failed before may be told of only now
+                more = self.engine.work(1 << 30) > 0 or self.workers.busy
+            if self.workers.busy:
+                self.workers.wait()
 
     # checks
 

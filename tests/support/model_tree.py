@@ -76,6 +76,8 @@ class ModelContent:
     def read(self) -> bytes:
         return self._data
 
+    def check(self) -> None: ...
+
 
 class ModelObject:
     """A `SourceObject`: fields of the moment it was opened."""
@@ -84,9 +86,7 @@ class ModelObject:
         self._tree = tree
         self.thing = thing
         self.id = thing.id
-        self.__dict__.update(
-            {name: getattr(self.stat(), name) for name in SourceStat.__dataclass_fields__}
-        )
+        self.__dict__.update(self.stat()._asdict())
 
     mode: int
     uid: int
@@ -112,7 +112,7 @@ class ModelObject:
         assert self.thing.target is not None
         return self.thing.target
 
-    def attributes(self) -> Attributes:
+    def attributes(self, now: SourceStat | None = None) -> Attributes:
         thing = self.thing
         return Attributes(
             thing.mode, thing.uid, 0, 0, thing.mtime, 0, dict(thing.xattrs), thing.target

@@ -36,6 +36,9 @@ class Bytes:
         """See base.Content."""
         return self._fd
 
+    def check(self) -> None:
+        """See base.Content."""
+
     def read(self) -> bytes:
         """See base.Content."""
         return self._data

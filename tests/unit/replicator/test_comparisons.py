@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mirrorfs.journal.record import Place
-from replicator.engine import TroubleError
 from replicator.stores.base import StoreError
+from replicator.surroundings import TroubleError
 from replicator.view import SourceError
 from tests.support.comparing import (
     ALL,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirrorfs.config import Volume
+from replicator.commit_order import CommitOrder
 from replicator.config import (
     VOLUME_KEYS,
     ConfigurationError,
@@ -46,6 +47,13 @@ def test_a_volume_file(tmp_path: Path) -> None:
             SiteSettings("b", "file:///mnt/b", "/mnt/b", 4),
         ),
     )
+
+
+def test_what_a_site_may_have(tmp_path: Path) -> None:
+    keys = 'commit-order = "journal"\ndeadline = 60\nverify_writes = "read-back"\n'
+    (site,) = load(write(tmp_path, VOLUME + SITE + keys), None, []).sites
+    assert (site.workers, site.commit_order) == (16, CommitOrder.JOURNAL)
+    assert (site.deadline, site.read_back) == (60, True)
 
 
 def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +159,15 @@ FILES = {
     "workers type": (
         VOLUME + SITE + "workers = true\n",
         r"site\[1\].workers: True: 1 to 1024 is allowed",
+    ),
+    "commit order": (
+        VOLUME + SITE + 'commit-order = "none"\n',
+        r"site\[1\].commit_order: none: any, directory, journal is allowed",
+    ),
+    "deadline": (VOLUME + SITE + "deadline = 0\n", r"site\[1\].deadline: 0: 1 to 86400 is allowed"),
+    "verify writes": (
+        VOLUME + SITE + "verify_writes = true\n",
+        r"site\[1\].verify_writes: True: off, read-back is allowed",
     ),
     "twice": (VOLUME + SITE + SITE, "site: backup: named twice"),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.source import FileContent
 from replicator.stores.base import SiteRefusedError, StoreError
 from replicator.stores.directory import DirectoryStore
 from tests.support import mounting
@@ -328,7 +329,8 @@ def test_holes_are_kept(site: Path, tmp_path: Path) -> None:
         file.write(b"data")
         file.flush()
         store = opened(site)
-        store.commit(store.stage(attributes(FILE), file, mark()), store.root(), b"f")
+        content = FileContent(file.fileno())
+        store.commit(store.stage(attributes(FILE), content, mark()), store.root(), b"f")
     found = (site / "f").stat()
     assert (found.st_size, found.st_blocks * 512 < 1 << 20) == (64 << 20, True)
     store.close()

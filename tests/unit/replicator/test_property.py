@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from mirrorfs.journal.record import SequenceNumber
+from replicator.commit_order import CommitOrder
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random, directories
 
@@ -29,15 +30,21 @@ def run(
     degrades: bool = False,
     cuts: bool = False,
     compares: bool = False,
+    workers: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
-    site's power. `compares`: now and then a directory is compared, or all of them.
+    site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
+    move on workers, many at a time, and arrive in any order.
     """
     random = Random(seed)
-    mirror = Mirror(random)
+    mirror = Mirror(
+        random,
+        inline_bytes=-1 if workers else 1 << 20,
+        commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+    )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
@@ -63,6 +70,7 @@ def run(
         if random.random() < 0.6:
             mirror.feed(random.randint(1, 8))
         upset(mirror, random, crashes=crashes, faults=faults)
+        mirror.move_bytes()
         mirror.work(random.randint(0, 10))
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
@@ -129,6 +137,7 @@ def test_all_that_can_upset_it_ends_equal(block: int) -> None:
             degrades=chance.random() < 0.25,
             cuts=chance.random() < 0.4,
             compares=chance.random() < 0.4,
+            workers=chance.random() < 0.5,
         )
         assert_equal(mirror, seed)
 
@@ -192,5 +201,23 @@ def test_records_are_applied_beside_comparisons_that_go_on_after_a_kill(
             faults=upset == "faults",
             initial=bool(seed % 2),
             compares=True,
+        )
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "both", "faults"])
+@pytest.mark.parametrize("block", range(4))
+def test_many_steps_under_way_end_equal_and_show_nothing_strange(
+    block: int, upset: str, initial: bool
+) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset in ("crashes", "both", "faults"),
+            tails=upset in ("tails", "both"),
+            faults=upset == "faults",
+            initial=initial,
+            workers=True,
         )
         assert_equal(mirror, seed)

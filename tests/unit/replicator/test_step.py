@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from mirrorfs.journal.record import Place
-from replicator.engine import TroubleError
 from replicator.stores.base import Attributes, Mark, StoreError, UnsyncedError
 from replicator.stores.memory import MemoryStore, Node
+from replicator.surroundings import TroubleError
 from replicator.view import SourceError
 from tests.support.mirror import CrashError, Mirror, assert_equal
 from tests.support.model_tree import ModelContent, ModelObject, ModelTree, Thing

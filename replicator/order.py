@@ -1,0 +1,199 @@
+"""Which steps may be done now, when many are under way; and which bytes are copied next.
+
+Pure. A step claims the objects and directories it is about. Steps with a claim in common are done
+in the order of the plan; all others pass each other while bytes of one are on their way. What a
+step claims is fixed when it enters: what records say later of the same place cannot make it wrong,
+since every step looks at the source itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from mirrorfs.journal.record import ObjectId, Place
+from replicator.commit_order import CommitOrder
+from replicator.planner import Item, ObjectItem, PlaceItem, Position
+
+SMALL_BYTES: Final = 1 << 20
+"""A file up to this size is small: a share of the workers is kept for such files."""
+
+
+def claims(
+    item: Item, order: CommitOrder, places: Callable[[ObjectId], Iterable[Place]]
+) -> tuple[Hashable, ...]:
+    """What that step must not be done beside. `places`: those known of an object."""
+    found: dict[Hashable, None] = {}
+    if order is CommitOrder.JOURNAL:
+        found[None] = None
+    elif isinstance(item, PlaceItem):
+        found[item.place if order is CommitOrder.ANY else item.place.directory] = None
+        found.update(dict.fromkeys(item.objects))
+    elif isinstance(item, ObjectItem):
+        found[item.object] = None
+        if order is CommitOrder.DIRECTORY:
+            found.update(dict.fromkeys(place.directory for place in places(item.object)))
+    return tuple(found)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """`blockers`: in how many queues another one is before it. `waits`: for its bytes."""
+
+    item: Item
+    position: Position
+    claims: tuple[Hashable, ...]
+    blockers: int = 0
+    waits: bool = False
+
+
+class Order:
+    """The steps that were taken from the plan and are not done.
+
+    Attributes:
+        last: the greatest position that has entered.
+    """
+
+    def __init__(self) -> None:
+        self.last: Position | None = None
+        self._entries: dict[Item, _Entry] = {}
+        self._queues: dict[Hashable, deque[_Entry]] = {}
+        self._ready: list[tuple[Position, int, _Entry]] = []
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, item: Item) -> bool:
+        return item in self._entries
+
+    def enter(self, item: Item, claims: tuple[Hashable, ...]) -> bool:
+        """Take a step in; whether it may be done now."""
+        entry = self._entries[item] = _Entry(item, item.position, claims)
+        if self.last is None or item.position > self.last:
+            self.last = item.position
+        for claim in claims:
+            queue = self._queues.get(claim)
+            if queue is None:
+                queue = self._queues[claim] = deque()
+            if not queue:
+                queue.append(entry)
+            else:
+                self._line_up(queue, entry)
+        if entry.blockers == 0:
+            self._offer(entry)
+        return entry.blockers == 0
+
+    @staticmethod
+    def _line_up(queue: deque[_Entry], entry: _Entry) -> None:
+        """Nearly always at the end: only what was postponed, or held, comes before others."""
+        at = len(queue)
+        while at > 0 and queue[at - 1].position > entry.position:
+            at -= 1
+        queue.insert(at, entry)
+        if at > 0:
+            entry.blockers += 1
+        else:
+            queue[1].blockers += 1
+
+    def _offer(self, entry: _Entry) -> None:
+        self._serial += 1
+        heapq.heappush(self._ready, (entry.position, self._serial, entry))
+
+    def ready(self) -> Item | None:
+        """The first step that may be done now; it stays until `wait` or `leave`."""
+        while self._ready:
+            entry = self._ready[0][2]
+            if self._entries.get(entry.item) is entry and entry.blockers == 0 and not entry.waits:
+                return entry.item
+            heapq.heappop(self._ready)
+        return None
+
+    def first(self, item: Item) -> bool:
+        """Whether it is here, and nothing that it must not be done beside is before it."""
+        entry = self._entries.get(item)
+        return entry is not None and entry.blockers == 0
+
+    def wait(self, item: Item) -> None:
+        """It cannot go on before `resume`."""
+        self._entries[item].waits = True
+
+    def waits(self, item: Item) -> bool:
+        """Whether it is here, and waits."""
+        entry = self._entries.get(item)
+        return entry is not None and entry.waits
+
+    def resume(self, item: Item) -> None:
+        """It may have what it waited for."""
+        entry = self._entries.get(item)
+        if entry is not None and entry.waits:
+            entry.waits = False
+            if entry.blockers == 0:
+                self._offer(entry)
+
+    def leave(self, item: Item) -> None:
+        """It was done, or is remembered elsewhere."""
+        entry = self._entries.pop(item, None)
+        if entry is None:
+            return
+        for claim in entry.claims:
+            queue = self._queues[claim]
+            if queue[0] is not entry:
+                queue.remove(entry)
+                continue
+            queue.popleft()
+            if not queue:
+                del self._queues[claim]
+                continue
+            first = queue[0]
+            first.blockers -= 1
+            if first.blockers == 0 and not first.waits:
+                self._offer(first)
+        if not self._entries:
+            self.last = None
+
+
+_Job = TypeVar("_Job")
+
+
+class CopyQueue(Generic[_Job]):
+    """Files that wait for a worker, the oldest first; some workers are kept for what cannot wait.
+
+    Large files take all workers but a quarter (one at least): the rest copies small files, and what
+    has waited until its deadline.
+    """
+
+    def __init__(self, workers: int, deadline_ns: int) -> None:
+        """So many workers; a file is late so long after its record was made."""
+        self._deadline_ns = deadline_ns
+        self._large_max = max(1, workers - max(1, workers // 4))
+        self._large_busy = 0
+        self._small: list[tuple[int, int, _Job]] = []
+        self._large: list[tuple[int, int, _Job]] = []
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._large)
+
+    def add(self, job: _Job, size: int, since_ns: int) -> None:
+        """That file, of so many bytes, waits; its record was made then."""
+        self._serial += 1
+        queue = self._small if size <= SMALL_BYTES else self._large
+        heapq.heappush(queue, (since_ns, self._serial, job))
+
+    def take(self, now_ns: int) -> tuple[_Job, bool] | None:
+        """The next one, and whether it takes one of the large files' workers."""
+        small, large = self._small, self._large
+        free = self._large_busy < self._large_max
+        may = bool(large) and (free or large[0][0] + self._deadline_ns <= now_ns)
+        if may and (not small or large[0][:2] < small[0][:2]):
+            self._large_busy += free
+            return heapq.heappop(large)[2], free
+        return (heapq.heappop(small)[2], False) if small else None
+
+    def done(self, counted: bool) -> None:
+        """A file that was taken has been copied; `counted` as `take` said."""
+        self._large_busy -= counted
