@@ -83,10 +83,13 @@ class Workshop:
         return self._mounted(mountpoint, mount, "umount")
 
     def mirrorfs(
-        self, source: Path, mountpoint: Path, journal: Path
+        self, source: Path, mountpoint: Path, journal: Path, *, activity: bool = True
     ) -> AbstractContextManager[None]:
-        """mirrorfs, with its journal."""
-        mount = ("mirrorfs", "mount", source, mountpoint, "-o", f"journal={journal}")
+        """mirrorfs, with its journal; without its activity log if not `activity`."""
+        program: tuple[str, ...] = ("mirrorfs",)
+        if not activity:
+            program = (sys.executable, "-m", "benchmarks._without_activity")
+        mount = (*program, "mount", source, mountpoint, "-o", f"journal={journal}")
         return self._mounted(mountpoint, mount, "mirrorfs", "umount")
 
     @contextmanager

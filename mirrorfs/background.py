@@ -12,13 +12,15 @@ import os
 import traceback
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from mirrorfs.errors import MirrorfsError
 
 _LOG_BYTES_MAX = 1 << 20
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-_READY = b"ready"
+READY: Final = b"ready"
+LOG_NAME: Final = "mirrorfs.log"
+_LINE_BYTES_MAX: Final = 4096
 
 
 class ChildError(MirrorfsError):
@@ -43,20 +45,35 @@ def start(work: Callable[[Callable[[], None]], None]) -> None:
     os.close(writing)
     with open(reading, "rb") as stream:
         said = stream.read()
-    if said == _READY:
+    if said == READY:
         return
     _, status = os.waitpid(pid, 0)
-    code, _, message = said.decode(errors="surrogateescape").partition(" ")
-    if not message:
-        ended = os.waitstatus_to_exitcode(status)
-        raise ChildError(f"ended unexpectedly with status {ended}", 70)
-    raise ChildError(message, int(code))
+    ended = os.waitstatus_to_exitcode(status)
+    raise refusal(said) or ChildError(f"ended unexpectedly with status {ended}", 70)
+
+
+def end_log() -> None:
+    """Let the log go, until it is begun again: another process may have it renamed meanwhile."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def log_to(file: str) -> None:
     """Send the log to a file of at most 1 MiB, with one predecessor (`file`.1)."""
     handler = _PrivateHandler(file, maxBytes=_LOG_BYTES_MAX, backupCount=1, encoding="utf-8")
     _log_with(handler)
+
+
+def last_line(file: str) -> str:
+    """Of such a log; "" if there is none."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LINE_BYTES_MAX))
+            return b"".join(stream.read().splitlines()[-1:]).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def log_to_terminal() -> None:
@@ -81,37 +98,55 @@ def _log_with(handler: logging.Handler) -> None:
     root.setLevel(logging.INFO)
 
 
-def _close_inherited(kept: int) -> None:
-    """Hold nothing of the caller's: locks, pipes, other mounts."""
+def close_inherited(*kept: int) -> None:
+    """Hold nothing of the caller's: locks, pipes, other mounts; but the standard streams."""
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != kept:
+        if int(name) > 2 and int(name) not in kept:
             with contextlib.suppress(OSError):
                 os.close(int(name))
 
 
 def _child(work: Callable[[Callable[[], None]], None], writing: int) -> NoReturn:
     """The child's whole life; it never returns into its parent's code."""
+
+    def begin(ready: Callable[[], None]) -> None:
+        os.setsid()
+        os.chdir("/")
+        close_inherited(writing)
+        work(ready)
+
+    live(begin, writing, leave_streams)
+
+
+def leave_streams() -> None:
+    """From now on the standard streams are /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+
+
+def live(
+    work: Callable[[Callable[[], None]], None], writing: int, at_ready: Callable[[], None]
+) -> NoReturn:
+    """Run `work(ready)` and end the process: READY goes to the pipe `writing`, or a message with
+    its exit code."""
     told = False
 
     def tell(data: bytes) -> None:
         nonlocal told
         if not told:
             told = True
-            os.write(writing, data)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(writing, data)
             os.close(writing)
 
     def ready() -> None:
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
-        os.close(null)
-        tell(_READY)
+        at_ready()
+        tell(READY)
 
     code = 0
     try:
-        os.setsid()
-        os.chdir("/")
-        _close_inherited(writing)
         work(ready)
     except MirrorfsError as error:
         code = error.exit_code
@@ -127,3 +162,9 @@ def _child(work: Callable[[Callable[[], None]], None], writing: int) -> NoReturn
         tell(f"{code} internal error: {error!r}".encode(errors="surrogateescape"))
     logging.shutdown()
     os._exit(code)
+
+
+def refusal(said: bytes) -> ChildError | None:
+    """What a child said before it ended without READY; None if it said nothing."""
+    code, _, message = said.decode(errors="surrogateescape").partition(" ")
+    return ChildError(message, int(code)) if message else None

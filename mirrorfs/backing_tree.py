@@ -60,11 +60,14 @@ class BackingTree:
         self.root_id = self.object_id(root)
 
     @classmethod
-    def open(cls, source: bytes, epoch: int) -> BackingTree:
-        """Open the tree at that path. Raises UnusableError: none there, or no file handles."""
+    def open(cls, source: bytes, epoch: int, known: int = -1) -> BackingTree:
+        """Open the tree at that path. Raises UnusableError: none there, or no file handles.
+
+        `known`: a descriptor (O_PATH) of its root, where the path leads to a mount over it.
+        """
         where = os.fsdecode(source)
         try:
-            root = os.open(source, os.O_PATH | os.O_DIRECTORY)
+            root = os.dup(known) if known >= 0 else os.open(source, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             raise UnusableError(f"source: {where}: {error.strerror}") from None
         directory = -1
@@ -137,14 +140,19 @@ class BackingTree:
 
         Probes the granularity of change times there, so it is called once, at the start.
         """
+        magic, _ = system_calls.file_system(self.root_directory)
+        return self.known_identity(self._ctime_granularity_ns(magic))
+
+    def known_identity(self, ctime_granularity_ns: int = 0) -> SourceIdentity:
+        """The same, but nothing is made or probed."""
         uuid = system_calls.file_system_uuid(self.root_directory)
-        magic, fsid = system_calls.file_system(self.root_directory)
+        _, fsid = system_calls.file_system(self.root_directory)
         return SourceIdentity(
             path=self.path,
             fs_uuid=uuid if any(uuid) else b"",
             fsid=fsid,
             root=self.root_id,
-            ctime_granularity_ns=self._ctime_granularity_ns(magic),
+            ctime_granularity_ns=ctime_granularity_ns,
         )
 
     def open_reserved(self, name: bytes) -> int:

@@ -9,9 +9,10 @@ import errno
 import os
 import stat
 
-from mirrorfs import mounted, mountinfo
+from mirrorfs import covered, holders, host, mounted, mountinfo
 from mirrorfs.config import Volume
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
+from mirrorfs.holders import Holder
 from mirrorfs.journal.reader import nodes_with_journals
 from mirrorfs.journal.segment import parse_segment_name
 
@@ -37,18 +38,20 @@ def check_permissions() -> None:
 def check_places(volume: Volume) -> None:
     """Source, mountpoint and journal, each and together. UnusableError, RefusedError."""
     source, mountpoint = volume.source, volume.mountpoint or volume.source
+    dead = len(covered.dead_at(mountpoint, volume.subtype))
     entry = mountinfo.mounted_at(mountpoint)
-    if entry is not None and mounted.is_ours(entry):
+    if not dead and entry is not None and mounted.is_ours(entry):
         _check_alive(mountpoint, "mountpoint")
         raise RefusedError(f"mountpoint: {mountpoint}: mirrorfs is mounted there already")
-    root = _check_directory(source, "source")
+    top = _status_beneath(mountpoint, dead) if dead else None
+    root = top if top and _is_over(volume) else _check_directory(source, "source")
     same = (entry for entry in mountinfo.mounts() if entry.device == root.st_dev)
     within = next(filter(mounted.is_ours, same), None)
     if within is not None:
         raise RefusedError(
             f"source: {source}: inside the mirrorfs mount {within.path}: name a tree outside"
         )
-    top = _check_directory(mountpoint, "mountpoint")
+    top = top or _check_directory(mountpoint, "mountpoint")
     if not os.path.samestat(root, top):
         if _is_within(mountpoint, root):
             raise UnusableError(
@@ -64,6 +67,51 @@ def check_places(volume: Volume) -> None:
     _check_nodes(volume)
     if _is_within(volume.journal, top):
         raise UnusableError(f"journal: {volume.journal}: inside the mountpoint: keep it outside")
+
+
+def open_source(volume: Volume, dead: int) -> int:
+    """A descriptor (O_PATH) of the source's root, beneath so many dead mounts at the mountpoint.
+
+    UnusableError.
+    """
+    try:
+        if dead and _is_over(volume):
+            return covered.open_beneath(volume.source, dead)
+        return os.open(volume.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnusableError(f"source: {volume.source}: {error.strerror}") from None
+
+
+def check_holders(volume: Volume, device: int, ours: set[int], force: bool) -> list[Holder]:
+    """Processes that would go on to use the source past a mount over it. RefusedError, unless
+    `force`."""
+    if not _is_over(volume):
+        return []
+    exempt = ours | host.replicators(volume.journal_directory)
+    found = holders.of_tree(volume.source, device, exempt)
+    if found and not force:
+        raise RefusedError(
+            f"mountpoint: {volume.source}: in use, past any mount over it, by"
+            f" {holders.words(found)}: what they change would have no record: end them, or -o force"
+        )
+    return found
+
+
+def _is_over(volume: Volume) -> bool:
+    """The mountpoint is the source itself."""
+    source, mountpoint = volume.source, volume.mountpoint or volume.source
+    return source == mountpoint or os.path.realpath(source) == os.path.realpath(mountpoint)
+
+
+def _status_beneath(path: str, dead: int) -> os.stat_result:
+    try:
+        found = covered.open_beneath(path, dead)
+    except OSError as error:
+        raise UnusableError(f"mountpoint: {path}: {error.strerror}") from None
+    try:
+        return os.fstat(found)
+    finally:
+        os.close(found)
 
 
 def _check_nodes(volume: Volume) -> None:
@@ -106,7 +154,7 @@ def _check_alive(path: str, what: str) -> None:
 
 def _unusable(error: OSError, path: str, what: str) -> UnusableError | RefusedError:
     if error.errno == errno.ENOTCONN:
-        return RefusedError(f"{what}: {path}: a dead mount: run 'mirrorfs umount {path}' first")
+        return RefusedError(f"{what}: {path}: a dead mount: run 'umount -l {path}' first")
     return UnusableError(f"{what}: {path}: {error.strerror}")
 
 

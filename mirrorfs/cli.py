@@ -18,12 +18,13 @@ from typing import Final, NoReturn
 
 import click
 
-from mirrorfs import export, findings, mountinfo, report
+from mirrorfs import background, export, findings, mountinfo, report
 from mirrorfs.config import read_options, read_volume
 from mirrorfs.errors import (
     CorruptJournalError,
     MirrorfsError,
     NotPermittedError,
+    RefusedError,
     UnusableError,
     UsageError,
 )
@@ -150,6 +151,8 @@ def mount(
       node=NAME                 this node's name in journals (the host's)
       locks=local               locks hold between the users of this mount
       guard=on|off              on: record what is changed behind the mount (off)
+      restart=on|off            on: an engine that dies is started again (on)
+      force                     mount over SOURCE even if others use it
       fsname=NAME               what findmnt and df call the source (its path)
       subtype=TYPE              shown as the type: fuse.TYPE (mirrorfs)
       ro,nosuid,nodev,noexec,noatime,nodiratime,sync,dirsync
@@ -163,10 +166,11 @@ def mount(
         where = mountpoint or read_volume(None, None, {"volume": wanted.get("volume")}).mountpoint
         remount(where or "", wanted)
         return
+    force = wanted.pop("force", False)
     volume = read_volume(source, mountpoint, wanted)
     from mirrorfs.mount import mount as mount_volume  # here: it loads the engine, others need not
 
-    mount_volume(volume, foreground=foreground)
+    mount_volume(volume, foreground=foreground, force=force)
 
 
 @cli.command()
@@ -199,8 +203,9 @@ def status(directory: str, as_json: bool) -> int:
     """Say how the mirrorfs of DIR fares: a journal directory, a mountpoint, or a
     volume file.
 
-    Exit code 0: it runs; 1: it runs degraded, no records can be made;
-    2: it does not run.
+    Exit code 0: it runs; 1: it runs degraded, no records can be made, or its
+    engine died within the last hour or would not be started again, or others
+    use the source past the mount; 2: it does not run.
     """
     journal = _journal_of(directory)
     try:
@@ -212,13 +217,17 @@ def status(directory: str, as_json: bool) -> int:
             last = _last_record(reader, head)
             kept = _kept(reader)
         clean = last is not None and last.kind is Kind.UNMOUNT
+        said = background.last_line(os.path.join(journal, background.LOG_NAME))
         if as_json:
             value = {"running": False, "reason": str(error), "head": head, "clean": clean}
+            value["last_log"] = said
             print(json.dumps({**value, "kept": report.kept_value(kept)}))
         else:
-            ended = "cleanly" if clean else "without unmounting: the next mount compares the tree"
+            ended = "cleanly" if clean else f"without unmounting: mirrorfs recover -n {directory}"
             print(f"not running: {error}\n  journal     {head} records, ended {ended}")
             print("\n".join(report.kept_lines(kept)))
+            if said and not clean:
+                print(f"  last log    {said}")
         return STATUS_CRITICAL
     running = None
     with (
@@ -232,7 +241,7 @@ def status(directory: str, as_json: bool) -> int:
     else:
         kept_lines = [] if running is None else report.kept_lines(running)
         print("\n".join([*report.status_lines(told), *kept_lines]))
-    return STATUS_OK if told.degraded is None else STATUS_WARNING
+    return STATUS_WARNING if report.needs_attention(told, time.time_ns()) else STATUS_OK
 
 
 def _kept(reader: JournalReader) -> report.Kept:
@@ -257,6 +266,39 @@ def doctor(named: str | None, as_json: bool) -> int:
     found = examine(named)
     print(json.dumps(findings.value(found)) if as_json else "\n".join(findings.lines(found)))
     return findings.exit_code(found)
+
+
+@cli.command(short_help="Have compared what an unclean end left in doubt.")
+@click.argument("named", metavar="WHAT")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def recover(named: str, dry_run: bool, as_json: bool) -> int:
+    """Do what a mount does first after an unclean end, without mounting: repair the
+    journal, and say in it which directories of the sites must be compared. WHAT is
+    a volume file or a journal directory.
+
+    Needed only if the volume stays unmounted: every mount begins so.
+
+    Exit code of --dry-run: 0: there is nothing to compare, or it is mounted; 1:
+    there is something. It changes nothing.
+    """
+    from mirrorfs import prospect  # here: others need not load it
+
+    volume = prospect.named(named if os.path.isfile(named) else _journal_of(named))
+    found = prospect.look(volume)
+    if not dry_run and found.mountpoint is not None:
+        raise RefusedError(prospect.lines(found)[0])
+    print(json.dumps(prospect.value(found)) if as_json else "\n".join(prospect.lines(found)))
+    if dry_run:
+        return 0 if found.nothing else 1
+    if found.clean and found.nothing:
+        return 0
+    from mirrorfs.mount import recover as recover_volume  # here: it loads the engine
+
+    recover_volume(volume)
+    if not as_json:
+        print("This stands in the journal now, which has ended cleanly: the sites follow it.")
+    return 0
 
 
 def _journal_of(named: str) -> str:

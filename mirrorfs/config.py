@@ -37,6 +37,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         node: this node's id in journals; the host's name if empty.
         locks: "local": locks hold between the users of this mount only.
         guard: "on": changes made behind the mount are noticed.
+        restart: "on": an engine that dies is started again.
         attr_timeout: seconds the kernel may keep attributes and names.
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
@@ -64,6 +65,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     node: str = ""
     locks: Literal["local", ""] = ""
     guard: Literal["on", "off"] = "off"
+    restart: Literal["on", "off"] = "on"
     engine: Literal["auto", "python"] = "auto"
     attr_timeout: float = 3600.0
     inode_cache: int = 1_000_000
@@ -157,6 +159,7 @@ _CHOICES: Final = {
     "writers": ("one", "many"),
     "locks": ("local",),
     "guard": ("on", "off"),
+    "restart": ("on", "off"),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),
 }
@@ -167,8 +170,8 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
 
     A backslash makes a comma part of a value. An underscore in a name is as good as a hyphen;
     `job-variables` are separated by colons. Of two that contradict each other the later one holds.
-    `sloppy`: pass over what is not known. `remount` gives the key `remount`; what is for the kernel
-    gives the key `kernel_options`: each word, and whether it shall hold.
+    `sloppy`: pass over what is not known. `remount` and `force` give keys of these names; what is
+    for the kernel gives the key `kernel_options`: each word, and whether it shall hold.
     """
     options: dict[str, Any] = {}
     for text in texts:
@@ -185,7 +188,7 @@ def _nearest(item: str) -> str:
     """What may have been meant by an option that is not known."""
     key, equals, _ = item.partition("=")
     valued = {_option(name): f"{_option(name)}=VALUE" for name in ("volume", *_OPTIONS)}
-    words = {word: word for word in (*_KERNEL, *_OPPOSITES, *_PASSED_OVER, "remount")}
+    words = {word: word for word in (*_KERNEL, *_OPPOSITES, *_PASSED_OVER, "remount", "force")}
     if key.replace("_", "-") in valued:
         return f"{valued[key.replace('_', '-')]} is allowed"
     if key in words:
@@ -202,8 +205,8 @@ def _read_option(item: str, options: dict[str, Any]) -> bool:
     word = _OPPOSITES.get(item, item)
     if word in _KERNEL:
         options.setdefault("kernel_options", {})[word] = word == item
-    elif item == "remount":
-        options["remount"] = True
+    elif item in ("remount", "force"):
+        options[item] = True
     elif name in _NUMBERS and value:
         options[name] = _number(name, value)
     elif name == "job_variables" and equals:
@@ -262,7 +265,8 @@ def changed_option(current: Mapping[str, Any], options: Mapping[str, Any]) -> st
     """
     now = _check(current, None)
     asked = dict(options)
-    asked.pop("kernel_options", None)
+    for key in ("kernel_options", "force"):
+        asked.pop(key, None)
     file = asked.pop("volume", None)
     if file is not None:
         asked = _read_file(file) | asked

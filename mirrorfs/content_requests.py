@@ -123,6 +123,8 @@ class ContentRequests(Engine):
         node = handle.node
         if self.recorder.degraded:
             await self.recorder.admitted((node,), handle.pid)
+        while not self.recorder.relies((node,)):
+            await self.recorder.become_reliable()
         descriptor = self._objects.file(handle)
         self.recorder.mark_dirty(node)
         if self._threads or len(buf) > _INLINE_BYTES_MAX or handle.synchronous:

@@ -67,9 +67,17 @@ class Volume(Protocol):
         """These of the kernel's options are in force now."""
 
 
-async def serve(directory: str, volume: Volume) -> None:
-    """Answer on `directory`/control until cancelled. The caller holds the journal's lock."""
+async def serve(
+    directory: str,
+    volume: Volume,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer on `directory`/control until cancelled. The caller holds the journal's lock.
+
+    It is started once it can be asked.
+    """
     with _listening(directory) as listener:
+        task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
                 try:

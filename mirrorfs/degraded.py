@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 
 import trio
 
+from mirrorfs.capture import Captured
 from mirrorfs.journal.record import (
     Body,
     Change,
@@ -105,19 +106,28 @@ class EnduringJournal:
     # -- the beginning and the end of an incarnation ---------------------------------------------
 
     def begin(
-        self, mount: Mount, active: Iterable[Mark], unclean: str, noted: Noted | None
+        self,
+        mount: Mount,
+        active: Iterable[Mark],
+        unclean: str,
+        noted: Noted | None,
+        since_ns: int = 0,
+        also: Iterable[Captured] = (),
     ) -> None:
         """The first records, durable before anything can change through the mount.
 
         After an unclean end: a `reconcile` of what may have been changing then (`active`), for the
-        reason `unclean`. Then one of each directory that was marked, as far as there is room.
+        reason `unclean`, with `since_ns` (record.Reconcile); and `also` these. Then one of each
+        directory that was marked, as far as there is room.
         JournalWriteError: not even the first ones are possible.
         """
         self._append(Kind.MOUNT, mount)
         for mark in active:
-            sequence = self._append(Kind.RECONCILE, _reconcile(mark, unclean))
+            sequence = self._append(Kind.RECONCILE, _reconcile(mark, unclean, since_ns))
             where = "the tree" if mark.directory == self._root else "a directory"
             _log.warning("%s: reconcile of %s is %d", unclean, where, sequence)
+        for captured in also:
+            self._append(*captured)
         self.writer.sync()
         if noted is not None:
             self._take_over(noted)
@@ -144,7 +154,7 @@ class EnduringJournal:
                 _log.error("still degraded: the next mount will compare what is marked, and more")
             self.writer.close()
         except JournalWriteError as error:
-            _log.error("%s: the next mount will compare the whole tree", error)
+            _log.error("%s: the next mount will compare what was being changed", error)
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -266,6 +276,13 @@ class EnduringJournal:
         self._abandoned = True
         self._possible.set()
 
+    def distrust(self) -> None:
+        """The activity log cannot be kept: the next mount must not go by it."""
+        try:
+            self._volume.distrust_activity()
+        except OSError as error:
+            _log.error("activity: the source cannot be marked either: %s", error.strerror)
+
     def touching(self, directories: Directories | None) -> None:
         """These are about to be changed without a record (None: nobody knows which)."""
         if directories is None:
@@ -374,5 +391,5 @@ class EnduringJournal:
         return True
 
 
-def _reconcile(mark: Mark, reason: str) -> Reconcile:
-    return Reconcile(mark.directory, mark.whole, mark.path, reason)
+def _reconcile(mark: Mark, reason: str, since_ns: int = 0) -> Reconcile:
+    return Reconcile(mark.directory, mark.whole, mark.path, reason, since_ns)

@@ -25,7 +25,7 @@ from mirrorfs.guard import watch
 from mirrorfs.journal.control_client import CONTROL_NAME, ControlClient, Status
 from mirrorfs.journal.reader import JournalReader, NoJournalError
 from mirrorfs.journal.segment import CorruptionError
-from mirrorfs.site_reports import replicators, site_findings
+from mirrorfs.site_reports import site_findings
 
 _PATIENCE_SECONDS: Final = 5.0
 _SYNCS: Final = 15
@@ -80,8 +80,8 @@ def _ours(subject: Subject) -> set[int]:
     """Processes that hold the source as is right: mirrorfs, replicators (they only read), this."""
     ours = {os.getpid()}
     if subject.status is not None:
-        ours.add(subject.status.pid)
-        ours |= replicators(subject.status.journal, subject.status.host)
+        status = subject.status
+        ours |= {status.pid, status.supervisor, *host.replicators(status.journal)}
     return ours
 
 
@@ -112,7 +112,7 @@ def _mounts() -> Iterator[Finding]:
             answered = _in_time(lambda path=entry.path: os.statvfs(path))  # type: ignore[misc]
         except OSError as error:
             what = f"{entry.path}: dead: {error.strerror}"
-            yield problem("mount", what, f"mirrorfs umount {entry.path}, then mount it again")
+            yield problem("mount", what, "mount it again: that replaces it")
             continue
         if answered:
             yield ok("mount", f"{entry.path}: answers")

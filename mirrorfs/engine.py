@@ -27,7 +27,7 @@ from mirrorfs.errors import errno_of
 from mirrorfs.inodes import Node
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
-from mirrorfs.recorder import Journal, Recorder
+from mirrorfs.recorder import Journal, Recorder, UnreliableError
 from mirrorfs.virtual import JournalFacts, VirtualAttributes
 
 log = logging.getLogger(__name__)
@@ -113,9 +113,11 @@ def change(
 ) -> Callable[Concatenate[_E, _P], Coroutine[Any, Any, _R]]:
     """`answer` for a handler that changes the source and records it.
 
-    While records cannot be made, the journal is asked first; what the handler will touch are the
-    inodes among its arguments, of which the last is the context. If it fails while the recorder is
-    owed a record, the journal is told that one is missing.
+    What the handler will touch are the inodes among its arguments, of which the last is the
+    context. Before a change the activity log must tell of it: the handler is called again if it
+    finds that this has to be waited for (UnreliableError). While records cannot be made, the
+    journal is asked first. If it fails while the recorder is owed a record, the journal is told
+    that one is missing.
     """
     _, *names = inspect.signature(handler).parameters
     inodes = [at for at, name in enumerate(names) if "inode" in name]
@@ -126,7 +128,13 @@ def change(
             if self.recorder.degraded:
                 context: Any = args[-1]
                 await self.recorder.admitted(self._known(args, inodes), context.pid)
-            return handler(self, *args, **kwargs)
+            while True:
+                try:
+                    if self.recorder.relies(self._known(args, inodes)):
+                        return handler(self, *args, **kwargs)
+                except UnreliableError:
+                    pass  # nothing has been changed yet
+                await self.recorder.become_reliable()
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
             self.recorder.failed(handler.__name__, error, self._known(args, inodes))
             raise self.failure(handler.__name__, error) from None
@@ -163,6 +171,11 @@ class Engine(pyfuse3.Operations):
         self._logged: set[tuple[str, type[BaseException]]] = set()
 
     # -- life cycle ------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Node:
+        """The source's root."""
+        return self._objects.table.root
 
     @property
     def nodes(self) -> int:

@@ -5,18 +5,19 @@ Only looks. Each function is one check, or a fact that checks need.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator, Set
 from typing import Final
 
-from mirrorfs import mountinfo, system_calls
+from mirrorfs import holders, mountinfo, system_calls
 from mirrorfs.findings import Finding, ok, warning
+from mirrorfs.site_reports import read_reports
 
 _KERNEL_MIN: Final = (5, 4)
 _PASSTHROUGH: Final = (6, 9)
 _DESCRIPTORS_MIN: Final = 16384
-_SHOWN_MAX: Final = 5
 
 
 def kernel() -> Finding:
@@ -58,51 +59,22 @@ def file_system_type(device: int) -> str:
 
 def users(source: str, root: int, ours: Set[int]) -> Iterator[Finding]:
     """Processes that hold the raw source: what they change, a mount does not see."""
-    device = os.fstat(root).st_dev
-    found = sorted(set(_holding(os.path.realpath(source), device)) - ours)
+    found = holders.of_tree(source, os.fstat(root).st_dev, ours)
     if not found:
         yield ok("processes", f"{source}: none holds it past the mount")
         return
-    names = [f"{pid} ({_command(pid)})" for pid in found[:_SHOWN_MAX]]
-    more = f" and {len(found) - _SHOWN_MAX} more" if len(found) > _SHOWN_MAX else ""
-    what = f"{source}: held by {', '.join(names)}{more}: a mount does not see what they change"
+    what = f"{source}: held by {holders.words(found)}: a mount does not see what they change"
     yield warning("processes", what, "end them, or start them again through the mount")
 
 
-def _holding(source: str, device: int) -> Iterator[int]:
-    """Processes with a directory or an open file there, on the file system below."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and any(
-            _is_there(link, source, device) for link in _links(f"/proc/{name}")
-        ):
-            yield int(name)
-
-
-def _links(process: str) -> Iterator[str]:
-    yield f"{process}/cwd"
-    yield f"{process}/root"
-    try:
-        for number in os.listdir(f"{process}/fd"):
-            yield f"{process}/fd/{number}"
-    except OSError:  # it is gone
-        return
-
-
-def _is_there(link: str, source: str, device: int) -> bool:
-    try:
-        path = os.readlink(link)
-        if path != source and not path.startswith(source.rstrip("/") + "/"):
-            return False
-        if link.endswith("/root") and path == "/":
-            return False
-        return os.stat(link).st_dev == device  # not of a mount over it
-    except OSError:
-        return False
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return "?"
+def replicators(journal: str) -> set[int]:
+    """Replicators of this host that follow that journal: they hold the source, and only read."""
+    here = os.uname().nodename
+    found = set()
+    for _, report in read_reports(journal):
+        if report is None or report.host != here:
+            continue
+        with contextlib.suppress(OSError), open(f"/proc/{report.pid}/cmdline", "rb") as file:
+            if b"replicator" in file.read():
+                found.add(report.pid)
+    return found

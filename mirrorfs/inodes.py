@@ -8,9 +8,12 @@ Paths are computed by walking up, so that renaming a directory costs the same wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mirrorfs.journal.record import ObjectId, Who
+
+if TYPE_CHECKING:
+    from mirrorfs.activity import Entry
 
 ROOT_NUMBER: Final = 1
 """The kernel's name for the root node, whatever its inode number is."""
@@ -36,9 +39,11 @@ class Node:
         who: the process that last opened it for writing.
         parent, name: one of its names; None when none is known. Further ones are in `aliases`.
         children: for a directory, the known names in it.
+        activity: for a directory, the entry of `activity` that its last change relied on.
     """
 
     __slots__ = (
+        "activity",
         "aliases",
         "children",
         "descriptor",
@@ -74,6 +79,7 @@ class Node:
         self.name = b""
         self.aliases: dict[tuple[Node, bytes], None] | None = None
         self.children: dict[bytes, Node] = {}
+        self.activity: Entry | None = None
 
     def __repr__(self) -> str:
         return f"<node {self.number} {self.name!r}>"

@@ -2,107 +2,74 @@
 
 Decides the order of things, and nothing about operations or records. The order: look at everything
 that can be refused; open the source before the mount covers it; make the journal say that a mount
-begins (and, after an unclean stop, that the tree must be compared), durably; only then mount.
+begins (and, after an unclean stop, what must be compared), durably; only then mount.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import json
 import logging
 import os
 import resource
-import signal
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from importlib import metadata
-from typing import Final
+from collections.abc import Callable
 
 import msgspec
 import pyfuse3
 import trio
 
-from mirrorfs import background, checks, control, mountinfo, notify, predecessor, request_loop
-from mirrorfs.backing_tree import BackingTree
-from mirrorfs.config import Volume, node_name
-from mirrorfs.degraded import EnduringJournal
-from mirrorfs.errors import (
-    CannotWriteError,
-    CorruptJournalError,
-    RefusedError,
-    UnusableError,
+from mirrorfs import (
+    background,
+    checks,
+    covered,
+    fuse_mount,
+    mount_calls,
+    mountinfo,
+    notify,
+    predecessor,
 )
+from mirrorfs.beginning import (
+    begin_activity_log,
+    begin_journal,
+    enduring,
+    known_header,
+    open_tree,
+    open_volume_journal,
+    volume_directory,
+)
+from mirrorfs.config import Volume
+from mirrorfs.errors import CannotWriteError, UnusableError
 from mirrorfs.guard import Guard
-from mirrorfs.journal.control_client import Status
-from mirrorfs.journal.reader import JournalReader, NoJournalError
-from mirrorfs.journal.record import Body, Kind, Mount, ObjectId, SequenceNumber
-from mirrorfs.journal.recovery import (
-    JournalBusyError,
-    JournalRefusedError,
-    Opened,
-    open_journal,
-)
-from mirrorfs.journal.retention import Limits
-from mirrorfs.journal.segment import CorruptionError, Header, SourceIdentity
-from mirrorfs.journal.writer import JournalWriteError, WriterOptions
-from mirrorfs.marks import Mark, Noted, decode
-from mirrorfs.operations import EngineOptions, Operations
-from mirrorfs.reserve import Reserve
-from mirrorfs.upkeep import Upkeep, UpkeepOptions
-from mirrorfs.virtual import JournalFacts
-from mirrorfs.volume import RESERVED, VolumeDirectory
+from mirrorfs.holders import Holder, words
+from mirrorfs.inodes import Node
+from mirrorfs.journal.record import Kind
+from mirrorfs.restarts import Life
+from mirrorfs.session import Session, host
+from mirrorfs.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
-LOG_NAME: Final = "mirrorfs.log"
-_UNCLEAN = "mirrorfs stopped without unmounting"
-_OTHERS = "other nodes may have changed the source"
-_MNT_DETACH = 2
-_TASKS_MAX = 99
-_TASKS_WAITING_MAX = 4096
 
-_RESTRICTIONS: Final = (
-    (os.ST_NOSUID, "nosuid", "suid"),
-    (os.ST_NODEV, "nodev", "dev"),
-    (os.ST_NOEXEC, "noexec", "exec"),
-    (os.ST_RDONLY, "ro", "rw"),
-)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def version() -> str:
-    """This distribution's version."""
-    return metadata.version("mirrorfs")
-
-
-def host() -> str:
-    """This node's id in journals."""
-    return node_name()
-
-
-def mount(volume: Volume, *, foreground: bool) -> None:
+def mount(volume: Volume, *, foreground: bool, force: bool = False) -> None:
     """Mount a volume.
 
     In the background: returns when the mount answers. In the foreground: returns after it was
-    unmounted. Raises MirrorfsError.
+    unmounted. `force`: over the source even if others hold it. Raises MirrorfsError.
     """
     checks.check_permissions()
     checks.check_places(volume)
     if foreground:
-        _serve(volume, notify.ready, background.log_to_terminal)
+        os.chdir("/")
+        with contextlib.closing(_Ground(volume, background.log_to_terminal, force)) as ground:
+            ground.hold(notify.ready, leave_streams=False)
         return
+    command = os.getpid()
 
     def work(ready: Callable[[], None]) -> None:
-        _serve(
-            volume,
-            ready,
-            lambda: background.log_to(os.path.join(volume.journal_directory, LOG_NAME)),
-        )
+        def begin_log() -> None:
+            background.log_to(os.path.join(volume.journal_directory, background.LOG_NAME))
+
+        with contextlib.closing(_Ground(volume, begin_log, force, command)) as ground:
+            ground.hold(ready, leave_streams=True)
 
     background.start(work)
     mountpoint = volume.mountpoint or volume.source
@@ -112,39 +79,168 @@ def mount(volume: Volume, *, foreground: bool) -> None:
         raise UnusableError(f"mountpoint: {mountpoint}: {error.strerror}, once mounted") from None
 
 
-def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], None]) -> None:
-    """The mount's whole life in this process."""
+def recover(volume: Volume) -> None:
+    """Do what a mount does first, without mounting: the journal says what must be compared, and
+    ends cleanly. MirrorfsError.
+    """
+    checks.check_permissions()
+    checks.check_places(msgspec.structs.replace(volume, mountpoint=volume.source))
+    with contextlib.ExitStack() as stack:
+        known = known_header(volume.journal_directory)
+        tree = open_tree(volume, known.epoch if known else 1)
+        stack.callback(tree.close)
+        directory = volume_directory(volume, tree, known)
+        stack.callback(directory.close)
+        predecessor.lock(directory, volume.journal_directory)
+        opened = open_volume_journal(volume, tree, directory, known)
+        background.log_to(os.path.join(volume.journal_directory, background.LOG_NAME))
+        journal = enduring(volume, tree, directory, opened)
+        # Not ended before all is said: a recovery that is cut off must not look like a clean end.
+        left = begin_journal(volume, journal, opened, directory, tree, mountpoint=b"")
+        root = Node(pyfuse3.ROOT_INODE, directory=True)
+        root.identity = tree.root_id
+        log = begin_activity_log(volume, journal, directory, tree, root, left)
+        journal.close(host())
+        if log is not None:
+            log.close()
+        if journal.degraded is not None:
+            raise CannotWriteError(f"journal: {volume.journal}: {journal.degraded}")
+        _log.info("recovered, not mounted; the last record is %d", journal.writer.head)
+
+
+class _Ground:
+    """What a mount stands on, whichever engine serves it: the source's tree and the lock on it.
+
+    Attributes:
+        tree: opened before the mount covers it.
+        directory: `.mirrorfs` of the source, locked.
+        holders: processes that use the source past a mount over it.
+        begin_log: lets the log go where it shall.
+    """
+
+    def __init__(
+        self, volume: Volume, begin_log: Callable[[], None], force: bool, command: int = 0
+    ) -> None:
+        """`command`: the process that waits for the mount."""
+        self.volume = volume
+        self.begin_log = begin_log
+        self._path = os.path.realpath(volume.mountpoint or volume.source)
+        self._device = -1
+        self.holders: list[Holder] = []
+        known = known_header(volume.journal_directory)
+        dead = covered.dead_at(self._path, volume.subtype)
+        self.tree = open_tree(volume, known.epoch if known else 1)
+        self.directory = volume_directory(volume, self.tree, known)
+        predecessor.lock(self.directory, volume.journal_directory)
+        ours = {os.getpid(), command}  # the shell that called us is not exempt
+        self.holders = checks.check_holders(volume, self.tree.device, ours, force or bool(dead))
+
+    def close(self) -> None:
+        """Let the source go."""
+        self.tree.close()
+
+    def hold(self, ready: Callable[[], None], *, leave_streams: bool) -> None:
+        """Until it is unmounted: the engine, and with `restart=on` one after the other."""
+        if self.volume.restart == "off":
+            self.serve(self.connect(), Life(), ready)
+            return
+
+        def is_up() -> None:
+            self.note_device()
+            ready()
+
+        Supervisor(self, leave_streams=leave_streams).run(is_up)
+
+    # See supervisor.Mount
+
+    def serve(self, connection: int, life: Life, ready: Callable[[], None]) -> None:
+        """The engine."""
+        _serve(self, connection, life, ready)
+
+    def connect(self) -> int:
+        try:
+            return fuse_mount.open_device()
+        except OSError as error:
+            raise UnusableError(f"/dev/fuse: {error.strerror}") from None
+
+    def renew(self) -> int | None:
+        switches = self._switches()
+        connection = fuse_mount.open_device()
+        try:
+            if not fuse_mount.take_over(
+                self.volume, self._path, self._device, connection, switches
+            ):
+                os.close(connection)
+                return None
+        except BaseException:
+            os.close(connection)
+            raise
+        self.note_device()
+        return connection
+
+    def remove(self) -> None:
+        fuse_mount.detach(self._path, self._device)
+
+    def release(self) -> None:
+        self.directory.close()
+
+    def kept(self) -> list[int]:
+        return [self.tree.root, self.tree.root_directory, self.directory.descriptor]
+
+    def note_device(self) -> int:
+        """st_dev of the mount that is there now."""
+        found = mountinfo.stacked_at(self._path)
+        self._device = found[0].device if found else -1
+        return self._device
+
+    def _switches(self) -> frozenset[str]:
+        """What the kernel does for the mount that is there: a remount may have changed it."""
+        found = [each for each in mountinfo.mounts() if each.device == self._device]
+        if not found:
+            return frozenset()
+        switches = found[0].words & mount_calls.FLAGS.keys()
+        untold = {"nodiratime"} & set(self.volume.kernel_options)
+        kept = tuple(sorted(switches | untold))
+        self.volume = msgspec.structs.replace(self.volume, kernel_options=kept)
+        return switches
+
+
+def _serve(ground: _Ground, connection: int, life: Life, ready: Callable[[], None]) -> None:
+    """The engine's whole life in this process."""
+    volume, directory, tree = ground.volume, ground.directory, ground.tree
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        known = _known_header(volume.journal_directory)
-        tree = BackingTree.open(os.fsencode(volume.source), known.epoch if known else 1)
-        stack.callback(tree.close)
-        directory = _volume_directory(volume, tree, known)
         stack.callback(directory.close)
-        predecessor.lock(directory, volume.journal_directory)
-        identity, opened = _open_journal(volume, tree, directory, known)
-        start_log()
-        journal = EnduringJournal(
-            opened.writer,
-            directory,
-            identity.root,
-            directory=volume.journal_directory,
-            ways=tree.way,
-            reserve_bytes=volume.journal_reserve,
-            when_full=volume.journal_full,
-        )
+        known = known_header(volume.journal_directory)
+        opened = open_volume_journal(volume, tree, directory, known)
+        ground.begin_log()
+        if ground.holders and not life.restarts:
+            held = words(ground.holders)
+            _log.warning("the source is in use past the mount, without records: %s", held)
+        journal = enduring(volume, tree, directory, opened)
         guard = None
         if volume.guard == "on":
             guard = Guard(tree, lambda body: journal.append(Kind.RECONCILE, body))
             stack.callback(guard.close)
-        _begin(volume, journal, opened, directory)
+        mountpoint = os.fsencode(volume.mountpoint or volume.source)
+        left = begin_journal(volume, journal, opened, directory, tree, mountpoint=mountpoint)
         try:
-            served = _Served(volume, tree, journal, guard)
+            served = Session(volume, tree, journal, guard, life)
+            log = begin_activity_log(volume, journal, directory, tree, served.operations.root, left)
+            if log is not None:
+                stack.callback(log.close)
+                log.on_sweep = served.operations.recorder.touch_dirty
+                served.operations.recorder.activity = log
+                served.activity = log
             os.umask(0)
-            _mount_fuse(volume, served.operations, tree.statistics().f_flag)
+            if not life.restarts:  # else it is there already
+                switches = fuse_mount.words(volume, tree.statistics().f_flag)
+                fuse_mount.put_mount(volume, connection, switches)
+            served.holders, served.device = ground.holders, ground.note_device()
+            fuse_mount.serve_on(connection, served.operations)
         except BaseException:
             journal.close(host())
             raise
@@ -155,316 +251,3 @@ def _serve(volume: Volume, ready: Callable[[], None], start_log: Callable[[], No
         journal.close(host())
         pyfuse3.close(unmount=False)
         _log.info("unmounted; the last record is %d", journal.writer.head)
-
-
-# Before the mount
-
-
-def _known_header(directory: str) -> Header | None:
-    """Header of the newest segment, if there is a journal already."""
-    try:
-        with JournalReader(directory) as reader:
-            return reader.header
-    except NoJournalError:
-        return None
-    except CorruptionError as error:
-        raise CorruptJournalError(f"journal: {error}") from None
-    except OSError as error:
-        raise UnusableError(f"journal: {directory}: {error.strerror}") from None
-
-
-def _volume_directory(volume: Volume, tree: BackingTree, known: Header | None) -> VolumeDirectory:
-    """`.mirrorfs` of the source, unless the journal says that it must be there already."""
-    if known is not None:
-        try:
-            os.stat(RESERVED, dir_fd=tree.root)
-        except FileNotFoundError:
-            raise _another_volume(volume, known) from None
-    node = volume.node if volume.writers == "many" else ""
-    return VolumeDirectory(tree.root, volume.source, node)
-
-
-def _another_volume(volume: Volume, known: Header) -> RefusedError:
-    return RefusedError(
-        f"journal: {volume.journal}: of volume {uuid.UUID(bytes=known.volume)}, but {volume.source}"
-        f" has no {RESERVED}/volume: use a new journal, or put that file back"
-    )
-
-
-def _open_journal(
-    volume: Volume, tree: BackingTree, directory: VolumeDirectory, known: Header | None
-) -> tuple[SourceIdentity, Opened]:
-    identifier = directory.uuid()
-    if identifier is None and known is not None:
-        raise _another_volume(volume, known)
-    identity = tree.identity()
-    options = WriterOptions(
-        sync=volume.journal_sync,
-        segment_bytes_max=volume.journal_segment_bytes,
-        segment_seconds_max=volume.journal_segment_age,
-    )
-    identifier = identifier or directory.make_uuid()
-    reserve = Reserve(volume.journal_directory, volume.journal_reserve)
-    try:
-        while True:
-            try:
-                opened = open_journal(
-                    volume.journal_directory, identifier, identity, volume.node, options
-                )
-                break
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.give():
-                    raise
-    except (JournalBusyError, JournalRefusedError) as error:
-        raise RefusedError(f"journal: {error}") from None
-    except CorruptionError as error:
-        raise CorruptJournalError(f"journal: {error}") from None
-    except OSError as error:
-        raise CannotWriteError(f"journal: {volume.journal}: {error.strerror}") from None
-    return identity, opened
-
-
-def _begin(
-    volume: Volume, journal: EnduringJournal, opened: Opened, directory: VolumeDirectory
-) -> None:
-    """The first records, durable before anything can change through the mount."""
-    root = opened.writer.header.source.root
-    noted = _noted(directory, root)
-    others = opened.writer.head > 0 and directory.changed_by_others()
-    clean = opened.clean and noted is None and not others
-    mountpoint = os.fsencode(volume.mountpoint or volume.source)
-    if opened.torn is not None:
-        _log.warning("a torn tail was cut off the journal; a copy is %s", opened.torn)
-    record = Mount(host(), os.getpid(), version(), mountpoint, clean)
-    active = () if opened.clean and not others else (Mark(root, True, b""),)
-    try:
-        journal.begin(record, active, _OTHERS if opened.clean else _UNCLEAN, noted)
-        directory.note_writers()
-    except (JournalWriteError, OSError) as error:
-        raise CannotWriteError(f"journal: {volume.journal}: {error}") from None
-    try:
-        directory.prepare_marks()
-    except OSError as error:
-        _log.warning("no space can be kept in the source for marks: %s", error.strerror)
-
-
-def _noted(directory: VolumeDirectory, root: ObjectId) -> Noted | None:
-    """What the mirrorfs before this one marked as changed without a record."""
-    data = directory.read_marks()
-    if data is None:
-        return None
-    noted = decode(data)
-    if noted is not None:
-        return noted
-    _log.warning("the marks cannot be read: everything is compared")
-    return Noted(time.time_ns(), "its marks could not be read", (Mark(root, True, b""),))
-
-
-def _mount_fuse(volume: Volume, operations: Operations, source_flags: int) -> None:
-    """Put the mount there; what libfuse says on standard error becomes the one line.
-
-    It allows no more than the mount the source is on (`source_flags`, of statvfs).
-    """
-    name = (volume.fsname or volume.source).replace("\\", "\\\\").replace(",", "\\,")
-    options = {"default_permissions", "allow_other", f"fsname={name}", f"subtype={volume.subtype}"}
-    options.update(volume.kernel_options, restrictions(source_flags))
-    options.discard("nodiratime")  # libfuse does not know it; it is for the source anyway
-    options.update(
-        opposite for _, restriction, opposite in _RESTRICTIONS if restriction not in options
-    )
-    mountpoint = volume.mountpoint or volume.source
-    with _captured_stderr() as said:
-        try:
-            pyfuse3.init(operations, mountpoint, options)
-        except RuntimeError as error:
-            reason = " ".join(said().split()) or str(error)
-            raise UnusableError(f"mountpoint: {mountpoint}: cannot mount: {reason}") from None
-
-
-def restrictions(source_flags: int) -> list[str]:
-    """What the mount must not allow, since the one below it does not: of `f_flag` of statvfs."""
-    return [restriction for flag, restriction, _ in _RESTRICTIONS if source_flags & flag]
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Descriptor 2 goes to a file for a while; the value reads what stands in it."""
-    with tempfile.TemporaryFile() as stream:
-        saved = os.dup(2)
-        os.dup2(stream.fileno(), 2)
-
-        def said() -> str:
-            return os.pread(stream.fileno(), 4096, 0).decode(errors="replace")
-
-        try:
-            yield said
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-# While it is mounted
-
-
-class _Served:
-    """The parts that live while the mount does."""
-
-    def __init__(
-        self, volume: Volume, tree: BackingTree, journal: EnduringJournal, guard: Guard | None
-    ) -> None:
-        self._volume = volume
-        self._started_ns = time.time_ns()
-        self._begun = journal.writer.head
-        self._tree = tree
-        self._journal = journal
-        self._mountpoint = volume.mountpoint or volume.source
-        self._restrictions = restrictions(tree.statistics().f_flag)
-        options = EngineOptions(
-            attr_timeout=volume.attr_timeout,
-            entry_timeout=volume.attr_timeout,
-            negative_timeout=volume.attr_timeout if volume.writers == "one" else 0.0,
-            shared=volume.writers == "many",
-            kernel_options=frozenset((*volume.kernel_options, *self._restrictions)),
-            io=volume.io,
-            journal_open_files=volume.journal_open_files,
-            job_variables=volume.job_variables,
-            descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 4 // 5,
-            inode_cache=volume.inode_cache,
-            status=self._daemon,
-            facts=self._facts,
-        )
-        self.operations = Operations(tree, journal, options)
-        limits = Limits(
-            keep_seconds=volume.journal_keep,
-            detached_keep_seconds=volume.journal_detached_keep,
-            detached_bytes=volume.journal_detached_bytes,
-        )
-        upkeep = UpkeepOptions(volume.journal_compression, limits)
-        self._upkeep = Upkeep(volume.journal_directory, journal.writer, upkeep)
-        self._guard = guard
-        if guard is not None:
-            guard.keeper = self.operations
-
-    async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until it is unmounted."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, self._volume.journal_directory, self)
-            nursery.start_soon(self._journal.keep_trying)
-            nursery.start_soon(self._upkeep.serve)
-            nursery.start_soon(self.operations.poll_open_files)
-            nursery.start_soon(self._end_on_signal)
-            if self._guard is not None:
-                nursery.start_soon(self._guard.run)
-            _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
-            ready()
-            request_loop.install(patient=self._volume.io == "inline")
-            tasks = _TASKS_WAITING_MAX if self._volume.journal_full == "block" else _TASKS_MAX
-            await pyfuse3.main(max_tasks=tasks)
-            nursery.cancel_scope.cancel()
-
-    async def _end_on_signal(self) -> None:
-        """SIGTERM, SIGINT: unmount, and go on for those who still use it. Again: end at once."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
-                break
-            async for _ in signals:
-                _log.warning("told twice to end: those who still use the mount get errors")
-                pyfuse3.terminate()
-                self._journal.abandon()
-                return
-
-    def _unmount(self) -> None:
-        """In a thread: the kernel may have requests for us before it lets go."""
-        path = os.fsencode(self._mountpoint)
-        entry = mountinfo.mounted_at(self._mountpoint)
-        if entry is None or entry.type != f"fuse.{self._volume.subtype}":
-            return
-        if _libc.umount2(path, 0) == 0:
-            return
-        if ctypes.get_errno() == errno.EBUSY:
-            _log.warning("%s is in use: detached, ends with its last user", self._mountpoint)
-            _libc.umount2(path, _MNT_DETACH)
-        else:
-            _log.error("cannot unmount: %s", os.strerror(ctypes.get_errno()))
-
-    def _daemon(self) -> bytes:
-        """Value of the virtual attribute by which `mirrorfs umount` finds this process."""
-        journal = self._volume.journal_directory.encode(errors="backslashreplace").decode()
-        told = {
-            "pid": os.getpid(),
-            "host": host(),
-            "version": version(),
-            "journal": journal,
-            "options": msgspec.to_builtins(self._volume),
-            "restrictions": self._restrictions,
-        }
-        return json.dumps(told).encode()
-
-    def _facts(self) -> JournalFacts:
-        return JournalFacts(
-            directory=self._volume.journal_directory,
-            header=self._journal.writer.header,
-            begun=self._begun,
-            reconciled=self._journal.reconciled,
-            degraded=self._journal.degraded is not None,
-        )
-
-    # What the control socket asks for
-
-    def header(self) -> Header:
-        """See control.Volume, here and below."""
-        return self._journal.writer.header
-
-    def open_root(self) -> int:
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._tree.root)
-
-    def directory_id(self, path: bytes) -> ObjectId:
-        """Walks by single names, never through a symlink or upwards."""
-        names = [name for name in path.split(b"/") if name]
-        if b".." in names or b"." in names or names[:1] == [RESERVED.encode()]:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        at = os.dup(self._tree.root)
-        try:
-            for name in names:
-                below = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=at)
-                os.close(at)
-                at = below
-            return self._tree.object_id(at)
-        finally:
-            os.close(at)
-
-    def append(self, kind: Kind, body: Body) -> SequenceNumber | None:
-        return self._journal.append(kind, body)
-
-    def status(self) -> Status:
-        return Status(
-            pid=os.getpid(),
-            host=host(),
-            version=version(),
-            mountpoint=os.fsencode(self._mountpoint),
-            source=self._tree.path,
-            head=self._journal.writer.head,
-            durable_head=self._journal.writer.durable_head,
-            degraded=self._journal.degraded,
-            degraded_since_ns=self._journal.since_ns,
-            marks=self._journal.marks,
-            everything=self._journal.everything,
-            journal_full=self._volume.journal_full,
-            room_bytes=self._journal.room.bytes,
-            room_seconds=self._journal.room.seconds,
-            nodes=self.operations.nodes,
-            open_files=self.operations.open_files,
-            journal=self._volume.journal_directory,
-            volume=str(uuid.UUID(bytes=self._journal.writer.header.volume)),
-            node=self._volume.node,
-            started_ns=self._started_ns,
-            writers=self._volume.writers,
-            kernel_options=tuple(sorted(self.operations.kernel_options)),
-            guard=self._volume.guard,
-            foreign=self._guard.directories if self._guard else 0,
-            lost=self._guard.overflows if self._guard else 0,
-        )
-
-    def remounted(self, kernel_options: tuple[str, ...]) -> None:
-        self.operations.kernel_options = frozenset(kernel_options)

@@ -30,7 +30,7 @@ from mirrorfs.capture import RENAME_EXCHANGE, RENAME_NOREPLACE, RESERVED
 from mirrorfs.content_requests import ContentRequests
 from mirrorfs.engine import EngineOptions, answer, change
 from mirrorfs.inodes import Node
-from mirrorfs.recorder import Journal
+from mirrorfs.recorder import Journal, UnreliableError
 
 __all__ = ["EngineOptions", "Journal", "Operations"]
 
@@ -105,7 +105,9 @@ class Operations(AttributeRequests, ContentRequests):
         where = self._objects.descriptor(directory)
         with self.recorder.change:
             self._tree.make_directory(where, name, mode, ActingAs(ctx.uid, ctx.gid))
-        return self._made(directory, name)
+        entry = self._made(directory, name)
+        self.recorder.born(self._objects.node(entry.st_ino))
+        return entry
 
     @change
     def mknod(
@@ -181,6 +183,7 @@ class Operations(AttributeRequests, ContentRequests):
             self._hold_over_removal(node)
             self._objects.identity(directory)
             where = self._objects.descriptor(directory)
+            self._rely_without_name(node)
             with self.recorder.change:
                 remove(where, name)
             try:
@@ -191,6 +194,13 @@ class Operations(AttributeRequests, ContentRequests):
             self._changed_names(directory)
         finally:
             self._objects.release(node)
+
+    def _rely_without_name(self, node: Node) -> None:
+        """It is about to lose a name by which a recovery would have found its content."""
+        if node.dirty:
+            attributes = self._tree.attributes(self._objects.descriptor(node))
+            if not self.recorder.relies_without_name(node, attributes.st_nlink):
+                raise UnreliableError
 
     @change
     def rename(
@@ -229,6 +239,11 @@ class Operations(AttributeRequests, ContentRequests):
         self._hold(node)
         if displaced is not None:
             self._hold_over_removal(displaced)
+            self._rely_without_name(displaced)
+        if not self.recorder.relies_moving(node):
+            raise UnreliableError
+        if flags & RENAME_EXCHANGE and displaced and not self.recorder.relies_moving(displaced):
+            raise UnreliableError
         for directory in (old[0], new[0]):
             self._objects.identity(directory)
         old_at, new_at = self._objects.descriptor(old[0]), self._objects.descriptor(new[0])

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Final
 
-from mirrorfs import mountinfo
+from mirrorfs import holders, mountinfo
 from mirrorfs.errors import RefusedError
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
 from mirrorfs.journal.writer import LOCK_NAME
@@ -26,23 +26,38 @@ def lock(directory: VolumeDirectory, journal: str) -> None:
         try:
             directory.lock()
         except RefusedError:
-            if time.monotonic() > deadline or not _is_ending(journal):
+            detached = _ending(journal)
+            if detached is None:
                 raise
+            if time.monotonic() > deadline:
+                raise _in_use(detached) from None
             time.sleep(_LOOK_SECONDS)
         else:
             return
 
 
-def _is_ending(journal: str) -> bool:
-    """Does a process of that journal live that is mounted nowhere?"""
+def _ending(journal: str) -> int | None:
+    """A process of that journal lives that is mounted nowhere: st_dev of the mount it still serves,
+    0 if that is not told any more; None: there is none."""
     try:
         with open(os.path.join(journal, LOCK_NAME), "rb") as stream:
             pid = int(stream.read().split(b" ")[0])
         os.kill(pid, 0)
         with ControlClient(journal) as client:
-            mountpoint = client.status().mountpoint
+            status = client.status()
     except NotRunningError:
-        return True
+        return 0
     except (OSError, ValueError, ControlError):
-        return False
-    return mountinfo.mounted_at(os.fsdecode(mountpoint)) is None
+        return None
+    found = mountinfo.mounted_at(os.fsdecode(status.mountpoint))
+    return status.device if found is None or found.device != status.device else None
+
+
+def _in_use(device: int) -> RefusedError:
+    """Who keeps it from ending."""
+    users = holders.of_mount(device) if device else []
+    by = f", used by {holders.words(users)}" if users else ""
+    return RefusedError(
+        f"the mount before this one was detached and still serves its last users{by}: mount again"
+        " when they have ended"
+    )

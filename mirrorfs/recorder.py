@@ -54,6 +54,29 @@ class Journal(Protocol):
     def refuse_writing(self) -> None:
         """While degraded: may something be opened for writing? OSError if not."""
 
+    def distrust(self) -> None:
+        """Which directories are being changed cannot be kept: all are, after an unclean end."""
+
+
+class Activity(Protocol):
+    """Which directories are being changed: what a recovery looks at (activity_log)."""
+
+    def touch(self, node: Node, object_id: ObjectId, *, is_object: bool = False) -> bool:
+        """May something be changed in that directory, or in that file?"""
+
+    def born(self, node: Node, object_id: ObjectId) -> None:
+        """A directory was made."""
+
+    def may_move(self, node: Node, object_id: ObjectId) -> bool:
+        """May that directory be renamed?"""
+
+    async def durable(self) -> bool:
+        """Wait until the disk has what was asked for; False if it refuses."""
+
+
+class UnreliableError(Exception):
+    """A change must wait for `become_reliable`, and is to be tried again then."""
+
 
 class _Change:
     """From its begin a record is owed; not if the file system plainly refuses the change."""
@@ -84,11 +107,13 @@ class Recorder:
         owed: a change was made, or begun, whose record must come next.
         recent: the last record of objects, for those whose record is not long ago.
         forgotten: objects that are not in `recent` have no record after this one.
+        activity: which directories are being changed; None: that is not kept.
         change: `with recorder.change:` around the system call that makes the change.
     """
 
     def __init__(self, tree: BackingTree, objects: Objects, journal: Journal) -> None:
         self.dirty: set[Node] = set()
+        self.activity: Activity | None = None
         self.owed = False
         self.recent: dict[ObjectId, int] = {}
         self.forgotten = 0
@@ -111,6 +136,51 @@ class Recorder:
         await self._journal.admitted(lambda: is_killed(pid))
         if self._journal.degraded is not None:
             self._journal.touching(self._directories(nodes))
+
+    def relies(self, nodes: Iterable[Node]) -> bool:
+        """May these be changed: would a recovery look at them? If not, `become_reliable` first."""
+        activity = self.activity
+        if activity is None:
+            return True
+        for node in nodes:
+            directory = node if node.directory else node.parent
+            if directory is not None:
+                if not activity.touch(directory, self._objects.identity(directory)):
+                    return False
+            elif not node.removed and not self._relies_on_itself(node):
+                return False
+        return True
+
+    def relies_without_name(self, node: Node, links: int) -> bool:
+        """The same for a file that has changed without a record, and loses one of its names."""
+        if self.activity is None or links < 2:
+            return True
+        return self._relies_on_itself(node)
+
+    def relies_moving(self, node: Node) -> bool:
+        """The same for a directory that is to be renamed."""
+        if self.activity is None or not node.directory:
+            return True
+        return self.activity.may_move(node, self._objects.identity(node))
+
+    async def become_reliable(self) -> None:
+        """Wait for the disk. Where it refuses, nothing can be relied on until the next mount."""
+        if self.activity is not None and not await self.activity.durable():
+            self.activity = None
+            self._journal.distrust()
+
+    def touch_dirty(self) -> None:
+        """What has changed without a record yet is still being changed."""
+        self.relies(self.dirty)
+
+    def born(self, node: Node) -> None:
+        """A directory was made."""
+        if self.activity is not None:
+            self.activity.born(node, self._objects.identity(node))
+
+    def _relies_on_itself(self, node: Node) -> bool:
+        assert self.activity is not None
+        return self.activity.touch(node, self._objects.identity(node), is_object=True)
 
     def admit_writer(self) -> None:
         """Something is to be opened for writing. OSError if the operator chose that it is not."""

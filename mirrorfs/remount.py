@@ -14,20 +14,10 @@ from typing import Any, Final
 from mirrorfs.config import changed_option
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
 from mirrorfs.journal.control_client import ControlClient
+from mirrorfs.mount_calls import FLAGS as _FLAGS
 from mirrorfs.mounted import find_daemon
 
 _MS_REMOUNT: Final = 32
-_FLAGS: Final[Mapping[str, int]] = {
-    "ro": 1,
-    "nosuid": 2,
-    "nodev": 4,
-    "noexec": 8,
-    "sync": 16,
-    "dirsync": 128,
-    "noatime": 1024,
-    "nodiratime": 2048,
-}
-"""Of mount(2); statvfs has the same numbers."""
 
 _UNTOLD: Final = frozenset({"dirsync", "nodiratime"})
 """What statvfs does not say of a mount of ours."""

@@ -14,6 +14,8 @@ from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.retention import Holder
 from mirrorfs.journal.wording import escaped, moment
 
+_RESTART_TOLD_NS = 3600 * 10**9
+_SHOWN_MAX = 5
 _MEANWHILE = {"block": "wait", "readonly": "are refused"}
 
 
@@ -33,7 +35,13 @@ def status_lines(status: Status) -> list[str]:
         f"  writers     {status.writers}, this node is {status.node}",
         f"  options     {', '.join(status.kernel_options) or 'rw'}",
         f"  guard       {_guard(status)}",
+        f"  engine      {_engine(status)}",
     ]
+    if status.holders:
+        held = ", ".join(status.holders[:_SHOWN_MAX])
+        more = len(status.holders) - _SHOWN_MAX
+        held += f" and {more} more" if more > 0 else ""
+        lines.append(f"  PASSED BY   {held}: what they change in the source has no record")
     if status.degraded is not None:
         changes = _MEANWHILE.get(status.journal_full, "go on without records")
         lines.append(f"  DEGRADED    {status.degraded}: changes {changes}")
@@ -56,6 +64,29 @@ def _marked(status: Status) -> str:
         return "the whole tree is marked to be compared"
     directories = "1 directory" if status.marks == 1 else f"{status.marks} directories"
     return f"{directories} marked to be compared"
+
+
+def needs_attention(status: Status, now_ns: int) -> bool:
+    """It runs, and somebody should look."""
+    return (
+        status.degraded is not None
+        or bool(status.holders)
+        or (status.restart == "on" and not status.supervisor)
+        or now_ns - status.restarted_ns < _RESTART_TOLD_NS
+    )
+
+
+def _engine(status: Status) -> str:
+    """What becomes of it when it dies, and whether it did."""
+    if status.restart == "off":
+        return "not started again when it dies"
+    by = f"started again by process {status.supervisor}"
+    if not status.supervisor:
+        by = "NOT started again when it dies: the process that did is gone"
+    if not status.restarts:
+        return by
+    times = "once" if status.restarts == 1 else f"{status.restarts} times"
+    return f"{by}: {times}, last {moment(status.restarted_ns)}: {status.restart_reason}"
 
 
 def _guard(status: Status) -> str:
@@ -93,6 +124,12 @@ def status_value(status: Status) -> dict[str, Any]:
         "guard": status.guard,
         "guard_directories": status.foreign,
         "guard_overflows": status.lost,
+        "restart": status.restart,
+        "supervisor": status.supervisor,
+        "restarts": status.restarts,
+        "restarted": moment(status.restarted_ns) if status.restarts else None,
+        "restart_reason": status.restart_reason or None,
+        "holders": list(status.holders),
     }
 
 

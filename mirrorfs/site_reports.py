@@ -5,7 +5,6 @@ Reads them; the words in them are the replicator's.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -30,17 +29,19 @@ class Held(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Of one site: every record up to `working` was worked on; what failed is in `held`."""
+    """Of one site: every record up to `working` was worked on; what failed is in `held`.
+    `comparing`: directories are being compared, because of records after `clean`."""
 
     journal: str
     tag: str
     working: int
     clean: int
     held: list[Held] = []
+    comparing: list[msgspec.Raw] = []
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a site's replicator last said, at `updated_ns`."""
+    """What a site's replicator, that process of that host, last said, at `updated_ns`."""
 
     state: State
     host: str = ""
@@ -66,18 +67,6 @@ def read_reports(directory: str) -> list[tuple[str, Report | None]]:
                 found.append((site, msgspec.json.decode(file.read(), type=Report)))
         except (OSError, msgspec.DecodeError):
             found.append((site, None))
-    return found
-
-
-def replicators(directory: str, host: str) -> set[int]:
-    """Processes of that host, which is this one, that replicate the journal."""
-    found = set()
-    for _, report in read_reports(directory):
-        if report is None or report.host != host:
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{report.pid}/cmdline", "rb") as file:
-            if b"replicator" in file.read():  # else another program has the number by now
-                found.add(report.pid)
     return found
 
 

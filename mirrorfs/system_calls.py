@@ -24,6 +24,8 @@ _FS_IOC_GETFSUUID: Final = 0x80111500
 _PR_GET_SECUREBITS: Final = 27
 _PR_SET_SECUREBITS: Final = 28
 _SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
+_STATX_MNT_ID_UNIQUE: Final = 0x4000
+_STATX_MNT_ID_AT: Final = 144
 _KCMP: Final = {"x86_64": 312, "i686": 349, "ppc64le": 354, "s390x": 343}
 _KCMP_ELSEWHERE: Final = 272
 _KCMP_VM: Final = 1
@@ -31,6 +33,7 @@ _CAPABILITY_VERSION: Final = 0x20080522
 
 # PyDLL keeps the interpreter lock: these calls are short and the buffers below are shared.
 _libc = ctypes.PyDLL(None, use_errno=True)
+_unlocked = ctypes.CDLL(None, use_errno=True)  # others go on meanwhile
 _name_to_handle_at = _libc.name_to_handle_at
 _open_by_handle_at = _libc.open_by_handle_at
 _renameat2 = _libc.renameat2
@@ -43,6 +46,7 @@ _prctl = _libc.prctl
 _capget = _libc.capget
 _capset = _libc.capset
 _fstatfs = _libc.fstatfs
+_statx = _libc.statx
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _fanotify_init = _libc.fanotify_init
@@ -52,6 +56,10 @@ _fanotify_mark.argtypes = (
 )
 
 _adjtimex = _libc.adjtimex
+_AT_NO_AUTOMOUNT: Final = 0x800
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_DEVICE: Final = struct.Struct("=II")
+_STATX_DEVICE_AT: Final = 136
 
 _STA_UNSYNC: Final = 0x40
 _TIMEX: Final = struct.Struct("@I4qiq")  # modes, offset, freq, maxerror, esterror, status, ...
@@ -89,6 +97,18 @@ def file_handle(descriptor: int, name: bytes = b"") -> tuple[int, bytes]:
     raw = _handle.raw
     size, kind = _HANDLE_HEAD.unpack_from(raw)
     return kind, raw[_HANDLE_HEAD.size : _HANDLE_HEAD.size + size]
+
+
+def mount_id(descriptor: int) -> int:
+    """Id of the mount it was opened on, never used again in this boot; 0 if it cannot be told
+    (before Linux 6.8)."""
+    answer = ctypes.create_string_buffer(256)
+    if _statx(descriptor, b"", AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, answer) != 0:
+        return 0
+    if not struct.unpack_from("<I", answer.raw)[0] & _STATX_MNT_ID_UNIQUE:
+        return 0
+    found: int = struct.unpack_from("<Q", answer.raw, _STATX_MNT_ID_AT)[0]
+    return found
 
 
 def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:
@@ -199,6 +219,15 @@ def file_system(descriptor: int) -> tuple[int, int]:
     return magic, identity
 
 
+def device_of(path: bytes) -> int:
+    """st_dev of what `path` leads to; asks nobody: a file system that hangs tells it, too."""
+    buffer = ctypes.create_string_buffer(256)
+    flags = _AT_STATX_DONT_SYNC | _AT_NO_AUTOMOUNT
+    if _unlocked.statx(AT_FDCWD, path, flags, 0, buffer) != 0:
+        raise _raise(path)
+    return os.makedev(*_STATX_DEVICE.unpack_from(buffer, _STATX_DEVICE_AT))
+
+
 def fanotify_group() -> int:
     """A descriptor to read events from, which name directories by handle, and a name in them."""
     flags = _FAN_CLOEXEC | _FAN_NONBLOCK | _FAN_REPORT_DIR_FID | _FAN_REPORT_NAME
@@ -222,3 +251,9 @@ def clock_state() -> tuple[bool | None, int]:
         return None, 0
     _, _, _, error_us, _, status, _ = _TIMEX.unpack_from(buffer)
     return not status & _STA_UNSYNC, error_us
+
+
+def sync_file_system(descriptor: int) -> None:
+    """syncfs(2): everything written to that file system is on its disk. May take long."""
+    if _unlocked.syncfs(descriptor) != 0:
+        raise _raise()

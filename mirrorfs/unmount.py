@@ -5,18 +5,16 @@ It ends no process itself: a daemon ends when the kernel lets its mount go.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import os
 import select
 
-from mirrorfs import mountinfo
+from mirrorfs import covered, mount_calls, mountinfo
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
 from mirrorfs.mounted import find_daemon
 
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
-_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_DETACH = mount_calls.MNT_DETACH
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -> str:
@@ -30,22 +28,31 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -
     daemon = find_daemon(mountpoint, subtype)
     path = os.path.realpath(mountpoint)
     if daemon is None:
-        _umount(path, _MNT_DETACH)
+        for _ in covered.dead_at(path, subtype):  # on an old Linux they are stacked
+            _umount(path, _MNT_DETACH)
         return f"{mountpoint}: dead mount removed"
-    pid = daemon["pid"]
-    assert isinstance(pid, int)
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise UnusableError(f"{mountpoint}: its daemon is not of this host's processes") from None
-    try:
+    pid, supervisor = daemon["pid"], daemon.get("supervisor", 0)
+    with contextlib.ExitStack() as stack:
+        pidfds = []
+        try:
+            pidfds.append(os.pidfd_open(pid))
+            stack.callback(os.close, pidfds[-1])
+            if supervisor:
+                pidfds.append(os.pidfd_open(supervisor))
+                stack.callback(os.close, pidfds[-1])
+        except ProcessLookupError:
+            if not pidfds:
+                raise UnusableError(
+                    f"{mountpoint}: its daemon is not of this host's processes"
+                ) from None
         _umount(path, _MNT_DETACH if lazy else 0)
-        if not lazy:
+        for _ in covered.dead_at(path, subtype):
+            _umount(path, _MNT_DETACH)
+        if lazy:
+            return f"{mountpoint}: detached; mirrorfs (process {pid}) ends with the last user"
+        for pidfd in pidfds:
             select.select([pidfd], [], [])
-            return f"{mountpoint}: unmounted"
-        return f"{mountpoint}: detached; mirrorfs (process {pid}) ends with the last user"
-    finally:
-        os.close(pidfd)
+        return f"{mountpoint}: unmounted"
 
 
 def remove_dead(mountpoint: str, *, subtype: str = "mirrorfs") -> str | None:
@@ -68,11 +75,11 @@ def _check_permission() -> None:
 
 
 def _umount(path: str, flags: int) -> None:
-    if _libc.umount2(os.fsencode(path), flags | _UMOUNT_NOFOLLOW) == 0:
-        return
-    code = ctypes.get_errno()
-    if code == errno.EBUSY:
-        raise RefusedError(
-            f"{path}: in use: end its users ('fuser -vm {path}'), or -l to detach it"
-        )
-    raise UnusableError(f"{path}: {os.strerror(code)}")
+    try:
+        mount_calls.unmount(path, flags)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise RefusedError(
+                f"{path}: in use: end its users ('fuser -vm {path}'), or -l to detach it"
+            ) from None
+        raise UnusableError(f"{path}: {error.strerror}") from None

@@ -121,6 +121,8 @@ def _standing(subject: _Subject, state: State, working: int, clean: int) -> str:
         return "failed"
     if held or clean < 0:
         return "pending"
+    if state.comparing and not subject.exact:
+        working = clean  # what no record tells of may not be compared yet
     if subject.sequence <= max(working, clean):
         return "clean"
     return "pending" if subject.exact else "unknown"

@@ -11,9 +11,13 @@ import errno
 import fcntl
 import logging
 import os
+import struct
+import time
 import uuid
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
+
+import xxhash
 
 from mirrorfs.errors import CannotWriteError, RefusedError, UnusableError
 
@@ -24,9 +28,27 @@ _UUID_NAME = "volume"
 _MARKS_NAME = "degraded"
 _SPARE_NAME = "spare"
 _SPARE_BYTES = 64 << 10
+_CHECKSUM_BYTES = 8
 _NODES_NAME = "nodes"
+_UNTOLD_NAME = "untold"
+_WITNESS_NAME = "activity"
+_WITNESS = struct.Struct("<16sQQ")
 _MARK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Witness(NamedTuple):
+    """What the source says of a journal.
+
+    Attributes:
+        journal: its UUID.
+        generation: there was this one of its activity log.
+        written_ns: when that was said, by the clock of the source's file system.
+    """
+
+    journal: bytes
+    generation: int
+    written_ns: int = 0
 
 
 class VolumeDirectory:
@@ -43,6 +65,9 @@ class VolumeDirectory:
         self._node = node
         self._marks_name = f"{_MARKS_NAME}-{node}" if node else _MARKS_NAME
         self._spare_name = f"{_SPARE_NAME}-{node}" if node else _SPARE_NAME
+        self._witness_name = f"{_WITNESS_NAME}-{node}" if node else _WITNESS_NAME
+        self._witness_fd = -1
+        self._untold_name = f"{_UNTOLD_NAME}-{node}" if node else _UNTOLD_NAME
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=root_fd)
@@ -55,9 +80,16 @@ class VolumeDirectory:
             raise CannotWriteError(f"{source}/{RESERVED}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Let the source go."""
+        """Let the source go; what was forked meanwhile holds the lock as well."""
         self._close_marks()
+        if self._witness_fd >= 0:
+            os.close(self._witness_fd)
         os.close(self._fd)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the directory; the lock is on it."""
+        return self._fd
 
     def lock(self) -> None:
         """Keep other mirrorfs away until `close`, but those of other nodes where several may be
@@ -107,6 +139,51 @@ class VolumeDirectory:
         found = self.uuid()
         assert found is not None
         return found
+
+    # -- whether the activity log tells of everything --------------------------------------------
+
+    def distrust_activity(self) -> None:
+        """Say durably that the activity log does not tell of all changes. OSError."""
+        self._write(self._untold_name, b"")
+
+    def trusts_activity(self) -> bool:
+        """It tells of all changes."""
+        return not os.access(self._untold_name, os.F_OK, dir_fd=self._fd)
+
+    def trust_activity(self) -> None:
+        """It does from now on. OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._untold_name, dir_fd=self._fd)
+            os.fsync(self._fd)
+
+    def witness(self) -> Witness | None:
+        """Of the journal whose activity log told last of changes here; None if that is not known.
+        OSError."""
+        try:
+            data = self._read(self._witness_name)
+            found = os.stat(self._witness_name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return None
+        if len(data) != _WITNESS.size:
+            return None
+        journal, generation, checksum = _WITNESS.unpack(data)
+        if checksum != xxhash.xxh3_64_intdigest(data[:-_CHECKSUM_BYTES]):
+            return None
+        return Witness(journal, generation, found.st_mtime_ns)
+
+    def bear_witness(self, journal: bytes, generation: int) -> None:
+        """There is that generation of the activity log. Not synced: after a power cut an older one
+        may be told of. OSError."""
+        if self._witness_fd < 0:
+            self._witness_fd = os.open(self._witness_name, _MARK, 0o600, dir_fd=self._fd)
+        packed = _WITNESS.pack(journal, generation, 0)[:-_CHECKSUM_BYTES]
+        checksum = xxhash.xxh3_64_intdigest(packed).to_bytes(_CHECKSUM_BYTES, "little")
+        _write_all(self._witness_fd, packed + checksum, 0)
+
+    def ahead_ns(self) -> int:
+        """The clock of the source's file system, less that of this host. OSError."""
+        os.fchmod(self._fd, 0o700)
+        return os.fstat(self._fd).st_ctime_ns - time.time_ns()
 
     # -- the file of marks: which directories were changed without a record ----------------------
 

@@ -23,7 +23,7 @@ VOLUME_KEYS: Final = frozenset(
         *("job_variables", "fsname", "subtype", "journal_full", "journal_reserve"),
         *("journal_segment_age", "journal_compression", "journal_keep"),
         *("journal_detached_keep", "journal_detached_bytes"),
-        *("node", "locks", "guard"),
+        *("node", "locks", "guard", "restart"),
     }
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""

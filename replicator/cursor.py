@@ -8,9 +8,13 @@ report beside it is for people, losing it loses nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 
+import msgspec
+
+from mirrorfs.journal.activity_header import FILE_NAME, HEADER_BYTES, decode_activity_header
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SequenceNumber, Tag
 from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus, Unknown
@@ -26,7 +30,10 @@ from replicator.site_state import (
 )
 from replicator.stores.base import SiteStore
 
+_log = logging.getLogger(__name__)
+
 _SITES = "sites"
+_OF_THE_SITE = ("boot", "mount", "stopped", "saves", "site_cuts", "source_cuts")
 
 
 def load_state(store: SiteStore, reader: JournalReader, site: str, *, adopt: bool) -> SiteState:
@@ -53,10 +60,46 @@ def load_state(store: SiteStore, reader: JournalReader, site: str, *, adopt: boo
     state = decode_state(data)
     cursor = Tag(int(state.tag, 16)), SequenceNumber(state.working)
     at = reader.resolve(bytes.fromhex(state.journal), *cursor)
-    if isinstance(at, Unknown):
-        return fresh
+    reason = at.reason if isinstance(at, Unknown) else went_back(reader, state)
+    if reason is not None:
+        _log.info("%s: %s: everything is compared", site, reason)
+        kept = {name: getattr(state, name) for name in _OF_THE_SITE}
+        return msgspec.structs.replace(fresh, **kept)
+    assert not isinstance(at, Unknown), "it has a reason"
     state.working = at
     return state
+
+
+def went_back(reader: JournalReader, state: SiteState) -> str | None:
+    """Why the site may have what the journal, or the source with it, has not any more: they are
+    older copies of themselves. None: they are not.
+
+    A power cut takes records a site has seen, but nothing the activity log knew of: what it names
+    is compared then. Where the log itself knows less than it did, nobody knows what to compare.
+    """
+    if not state.generation:
+        return None
+    tag = Tag(int(state.log_tag, 16))
+    *ended, current = reader.incarnations()
+    if tag == current.tag:
+        return None
+    known = next((each.generation for each in ended if each.tag == tag), None)
+    if known is None:
+        return "the journal does not know the activity log it had"
+    if known < state.generation:
+        return "the journal is an older copy of itself"
+    return None
+
+
+def read_log(journal: str) -> tuple[Tag, int]:
+    """The activity log's incarnation and the generation that is surely on disk; 0 if there is
+    none."""
+    try:
+        with open(f"{journal}/{FILE_NAME}", "rb") as file:
+            found = decode_activity_header(file.read(HEADER_BYTES))
+    except OSError:
+        found = None
+    return (Tag(0), 0) if found is None else (found[0].tag, found[0].durable)
 
 
 def attach_site(

@@ -1,4 +1,4 @@
-"""Directories that must be reconciled to their whole depth before the next step.
+"""Objects that must be compared, directories to their whole depth, whatever records say.
 
 They are written down at the site before the step that puts them in doubt: if it is killed then, the
 next start finds them there. Nearly always there are none.
@@ -7,7 +7,8 @@ next start finds them there. Nearly always there are none.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Final
 
 from mirrorfs.journal.record import ObjectId
@@ -18,35 +19,43 @@ _LENGTH = struct.Struct("<H")
 
 
 class Doubts:
-    """The directories in doubt at one site."""
+    """The objects in doubt at one site."""
 
-    def __init__(self, store: SiteStore) -> None:
+    def __init__(self, store: SiteStore, now: Callable[[], int] | None = None) -> None:
+        """Go on with those at the site; `now` tells moments, as numbers that grow."""
         self._store = store
-        self._directories = dict.fromkeys(_read(store.read_file(FILE) or b""))
+        self._now = now or count(1).__next__
+        self._objects = dict.fromkeys(_read(store.read_file(FILE) or b""), 0)
 
     def __bool__(self) -> bool:
-        return bool(self._directories)
+        return bool(self._objects)
 
-    def add(self, directory: ObjectId) -> None:
+    def __iter__(self) -> Iterator[ObjectId]:
+        return iter(list(self._objects))
+
+    def since(self, object: ObjectId) -> int | None:
+        """The moment it came into doubt last; None: it is not in doubt."""
+        return self._objects.get(object)
+
+    def add(self, object: ObjectId) -> None:
         """To be called before what puts it in doubt is done. Raises StoreError."""
-        if directory not in self._directories:
-            self._store.append_file(FILE, _LENGTH.pack(len(directory)) + directory)
-            self._directories[directory] = None
+        if object not in self._objects:
+            told = _LENGTH.pack(len(object)) + object
+            self._store.append_file(FILE, told, durable=True)
+        self._objects[object] = self._now()
 
-    def next(self) -> ObjectId | None:
-        """The first of them; it stays until `settled`."""
-        return next(iter(self._directories), None)
-
-    def settled(self, directory: ObjectId) -> None:
-        """It was reconciled."""
-        if directory in self._directories:
-            del self._directories[directory]
-            if not self._directories:
-                self._store.write_file(FILE, b"")
+    def settled(self, object: ObjectId, since: int | None = None) -> None:
+        """It was compared; if it came into doubt again after the moment `since` it stays."""
+        at = self._objects.get(object)
+        if at is None or (since is not None and at > since):
+            return
+        del self._objects[object]
+        if not self._objects:
+            self._store.write_file(FILE, b"")
 
 
 def _read(data: bytes) -> Iterator[ObjectId]:
-    """The directories written down; an end cut short is dropped: its step was not begun."""
+    """Those written down; an end cut short is dropped: its step was not begun."""
     offset = 0
     while offset + _LENGTH.size <= len(data):
         (length,) = _LENGTH.unpack_from(data, offset)

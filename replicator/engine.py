@@ -11,14 +11,24 @@ import contextlib
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
-from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
+from mirrorfs.journal.record import (
+    Change,
+    ObjectId,
+    Place,
+    Reconcile,
+    Record,
+    SequenceNumber,
+    Tag,
+)
+from replicator.comparisons import Comparisons
 from replicator.escape import Escape
 from replicator.held import DeferredError, HeldSteps, Subject
+from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
-from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
+from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
 from replicator.site_state import (
@@ -29,10 +39,12 @@ from replicator.site_state import (
     encode_state,
 )
 from replicator.step import Step
-from replicator.stores.base import SiteStore, StoreError
+from replicator.stores.base import SiteStore, StoreError, UnsyncedError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _TRIES_MAX = 5
+_BESIDE = 16
+"""So many steps of records are done for one part of a comparison, which counts as many."""
 _LIMBO_NS = 10_000_000_000
 
 
@@ -59,7 +71,12 @@ class Surroundings:
         head: the newest record of the journal.
         tick: called now and then during long steps; may raise to stop them.
         boot: id of this boot of the host.
+        mount: which mount of the site's file system this is; 0 if that is not known.
+        log: the activity log of the journal: the incarnation it tells of, and the generation that
+            is surely on its disk.
+        unsynced: the site could not be synced: what was copied since the saved state may be lost.
         random: for jitter.
+        names_max: so many names are compared before records are looked at again.
     """
 
     clock_ns: Callable[[], int]
@@ -68,6 +85,10 @@ class Surroundings:
     tick: Callable[[], None]
     boot: str
     random: Random
+    mount: int = 1
+    log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
+    unsynced: bool = False
+    names_max: int = 64
 
 
 class Engine:
@@ -98,21 +119,41 @@ class Engine:
             self._held,
             sleep=world.sleep,
         )
-        self.reconciler = Reconciler(self.step, world.tick)
+        reconciler = Reconciler(self.step, world.tick, world.names_max)
+        self._comparisons = Comparisons(self.step, reconciler)
+        self._beside = 0
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
-        if state.escaping:  # what the reconciles saw is forgotten
-            self._escape.after_gap(self._gap(), (), keep=state.keeping)
         self._tries = 0
         self._limbo: dict[bytes, int] = {}
-        lost = not state.stopped and state.boot not in ("", world.boot)
-        self._recopy: tuple[SequenceNumber, Mode] | None = None
-        if lost:
-            self._recopy = (world.head(), replace(NORMAL, recopy_after=working))
+        self._cut = False
+        self._take_up_losses()
         self._unsaved = True
         self._root = source.root.id
-        if state.initial:
-            self.plan.add_reconcile(ReconcileItem(self._root, True, (working, 0), b""))
+        self._restore()
+
+    def _restore(self) -> None:
+        """What was under way; which directories were seen is forgotten."""
+        state = self.state
+        working = SequenceNumber(state.working)
+        if state.escaping or state.comparing:
+            self._escape.begin(self._gap(), keep=state.keeping)
+        self._comparisons.restore(state.comparing)
+        if state.initial and not self._comparisons.initial:
+            self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=True)
+        if state.escaping and not self._comparisons:
+            self._escape.end()
+
+    def _take_up_losses(self) -> None:
+        """What may be lost of what was copied, and of what it was copied from."""
+        state, world = self.state, self._world
+        source = [(Tag(int(tag, 16)), since_ns) for tag, since_ns in state.source_cuts]
+        losses = self.step.bench.losses = Losses(state.site_cuts, source)
+        stood = state.boot == world.boot and state.mount == world.mount != 0
+        if world.unsynced or not (state.stopped or stood or not state.boot):
+            state.saves = losses.site_cut(state.saves)
+            self._cut = True
+        self.step.bench.saved = state.saves
 
     # records -----------------------------------------------------------------------------------
 
@@ -127,6 +168,8 @@ class Engine:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
             body = record.body
+            if isinstance(body, Reconcile) and body.since_ns:
+                self.step.bench.losses.source_cut(tag, body.since_ns)
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
 
@@ -140,22 +183,27 @@ class Engine:
         done = 0
         with _trouble("the table of names"):
             self._write_names()
-        with _trouble("directories in doubt"), contextlib.suppress(SourceChangedError):
-            self._settle_doubts((SequenceNumber(max(1, self.plan.working())), 0))
+        if self._cut:
+            self._save_cut()
         while done < steps:
-            item = self.plan.next()
+            item = self.plan.next() or self._due()
+            compares = bool(self._comparisons) and (item is None or self._beside >= _BESIDE)
+            if compares:
+                item = self._comparisons.item
             if item is None:
-                item = self._due()
-                if item is None:
-                    break
+                break
             try:
-                self._apply(item)
+                if compares:
+                    self._compare()
+                else:
+                    self._apply(item)
             except (StoreError, SourceError) as error:
                 no_space = isinstance(error, StoreError) and error.no_space
                 if no_space:
                     self._make_room()
                 raise TroubleError(str(error), describe(item), no_space=no_space) from error
-            done += 1
+            done += _BESIDE if compares else 1
+            self._beside = 0 if compares else self._beside + 1
         self._escape.passed(self.plan.working())
         return done
 
@@ -169,19 +217,42 @@ class Engine:
                         self.step.place(item.place, self._mode(item), item)
                         self.plan.done(item)
 
+    def _save_cut(self) -> None:
+        """What may be lost must be known at the site before anything is copied again."""
+        try:
+            self.save()
+        except StoreError as error:
+            if error.no_space:
+                self._make_room()
+            raise TroubleError(str(error), "the state", no_space=error.no_space) from error
+
     def _write_names(self) -> None:
         """Hints are forgotten with the saved cursor; which names are one object must not be."""
         while self._names:
             self.step.bench.names.add(*self._names[0])
             self._names.popleft()
 
-    def _settle_doubts(self, position: Position) -> None:
-        """Reconcile what a step left in doubt: this one, a held one, or one that was killed."""
-        if self.step.bench.doubt:
-            keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
-            done = self.reconciler.settle_doubts(position, keep=keep)
-            self._hold_failed(done)
-            self._escape.after_doubt(done.seen)
+    def _compare(self) -> None:
+        """The next part of a comparison."""
+        self._unsaved = True
+        comparisons = self._comparisons
+        keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
+        position = (SequenceNumber(max(1, self.plan.working())), 0)
+        try:
+            self.step.bench.map.limbo.tidy()
+            done = comparisons.advance(self._gap(), position, keep=keep)
+        except (StoreError, SourceError) as error:
+            if not comparisons.tries or _again(error, comparisons.tries):
+                raise
+            given_up = comparisons.give_up()
+            if given_up is not None:
+                self._hold_failed(Reconciled([(given_up, error)]))
+            return
+        for root in done.made:
+            self._held.done(root)
+        self._hold_failed(done)
+        if self.state.initial and not comparisons.initial:
+            self.state.initial = self.state.adopt = False
 
     def _apply(self, item: Item) -> None:
         position = item.position
@@ -189,7 +260,6 @@ class Engine:
         try:
             self.step.bench.map.limbo.tidy()
             self._carry_out(item)
-            self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error, unsure=self._unsure)
         except (StoreError, SourceError) as error:
@@ -203,27 +273,34 @@ class Engine:
             self.plan.done(item)
 
     def _carry_out(self, item: Item) -> None:
-        if isinstance(item, PlaceItem):
-            self.step.place(item.place, self._mode(item), item)
-        elif isinstance(item, ObjectItem):
-            for place in self.step.object(item.object, self._mode(item)):
-                self._held.done(PlaceItem(place, item.position))
-        else:
+        if isinstance(item, ReconcileItem):
             self._reconcile(item)
+            return
+        mode = self._mode(item)
+        self._hold_failed(self._comparisons.precede(item, mode))
+        if isinstance(item, PlaceItem):
+            self.step.place(item.place, mode, item)
+        else:
+            for place in self.step.object(item.object, mode):
+                self._held.done(PlaceItem(place, item.position))
 
     def _reconcile(self, item: ReconcileItem) -> None:
-        """Records do not tell what happened before that item."""
+        """Records do not tell what happened before that item. From now on it is remembered with
+        the comparisons."""
         initial = self.state.initial and item.whole and item.directory == self._root
         items = [item] if initial else self.plan.adjoining(item)
-        gap = (self.plan.known_tag, items[-1].position[0])
-        done = self.reconciler.reconcile(*items, adopt=initial and self.state.adopt, again=True)
+        self._begin(items, initial=initial)
         for each in items:
             self.plan.done(each)
-            self._held.done(each)
-        self._hold_failed(done)
-        self._escape.after_gap(gap, done.seen, keep=not initial)
-        if initial:
-            self.state.initial = self.state.adopt = False
+
+    def _begin(self, items: list[ReconcileItem], *, initial: bool) -> None:
+        position = items[-1].position[0]
+        self._comparisons.begin(
+            items,
+            (self.plan.known_tag, position),
+            initial=initial,
+            adopt=initial and self.state.adopt,
+        )
 
     def _gap(self) -> tuple[Tag, SequenceNumber]:
         """A gap no copy the site has is newer than."""
@@ -237,8 +314,6 @@ class Engine:
     def _mode(self, item: Item) -> Mode:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
-        if self._recopy is not None and item.position[0] <= self._recopy[0]:
-            return self._recopy[1]
         if self.plan.reconciles or self._held.reconciles:
             return Mode(gap=self._gap(), keep=True)
         if self._escape.open:
@@ -247,9 +322,8 @@ class Engine:
 
     def _failed(self, item: Item, error: StoreError | SourceError) -> None:
         """A step failed: try again a few times if that may help, then hold it and go on."""
-        no_space = isinstance(error, StoreError) and error.no_space
         self._tries += 1
-        if no_space or (error.transient and self._tries < _TRIES_MAX):
+        if _again(error, self._tries):
             raise error
         self._tries = 0
         self._hold(item, error, unsure=self._unsure)
@@ -303,7 +377,7 @@ class Engine:
         """A held step to try again now."""
         if self.plan.known < self._world.head():
             return None  # what is seen now may be explained by records still to be read
-        return self._held.due(self._world.clock_ns())
+        return self._held.due(self._world.clock_ns(), self._comparisons.keys)
 
     def next_due_ns(self) -> int | None:
         """When the next held step is tried again."""
@@ -317,9 +391,14 @@ class Engine:
         return self.step.counters
 
     @property
+    def comparing(self) -> str:
+        """What is being compared, in words; "": nothing is."""
+        return self._comparisons.told
+
+    @property
     def idle(self) -> bool:
         """Nothing waits but held steps."""
-        return self.plan.next() is None
+        return self.plan.next() is None and not self._comparisons
 
     @property
     def unsaved(self) -> bool:
@@ -331,7 +410,7 @@ class Engine:
         self._write_names()
         self.step.finish()
         self._hold_timeless()
-        if self.idle:
+        if self.idle and self.plan.known >= self._world.head():
             self._expire_limbo()
         state, working = self.state, self.plan.working()
         state.working = working
@@ -340,13 +419,22 @@ class Engine:
         state.tag = f"{self._tags[0][1]:016x}"
         state.held = self.held
         state.escaping, state.keeping = self._escape.open, self._escape.keep
-        clean = clean_cursor(working, state.held, initial=state.initial)
+        state.comparing = self._comparisons.states()
+        clean = clean_cursor(working, state.held, state.comparing, initial=state.initial)
         state.clean = min(clean, state.clean) if self.step.bench.doubt else clean
-        state.boot, state.stopped = self._world.boot, stopped
+        state.boot, state.mount = self._world.boot, self._world.mount
+        state.stopped = stopped
+        log_tag, state.generation = self._world.log()
+        state.log_tag = f"{log_tag:016x}"
         state.saved_ns = self._world.clock_ns()
+        losses = self.step.bench.losses
+        state.site_cuts = losses.site
+        state.source_cuts = [(f"{tag:016x}", since_ns) for tag, since_ns in losses.source]
+        state.saves += 1
+        self.step.bench.saved = state.saves  # whether or not it comes to the disk
         self.store.write_file(STATE_FILE, encode_state(state))
         self.plan.forget(working)
-        self._unsaved = False
+        self._unsaved = self._cut = False
 
     def _expire_limbo(self) -> None:
         """Nothing is pending: nobody will claim what is dead, nor, after a while, what lives."""
@@ -357,6 +445,13 @@ class Engine:
         for name, since in limbo.items():
             self.step.moves.expire(name, living=now - since > _LIMBO_NS)
         self._limbo = limbo
+
+
+def _again(error: StoreError | SourceError, tries: int) -> bool:
+    """Whether to try the same again, after so many tries, before it is given up."""
+    if isinstance(error, StoreError) and (error.no_space or isinstance(error, UnsyncedError)):
+        return True
+    return error.transient and tries < _TRIES_MAX
 
 
 @contextlib.contextmanager

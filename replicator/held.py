@@ -6,7 +6,7 @@ again is decided here; `engine` tries it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
@@ -64,12 +64,13 @@ class HeldSteps:
         self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
     ) -> None:
         """Try it again later. `unsure`: see HeldStep."""
-        key = _key(item)
+        key = key_of(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
         tries = 0 if waiting else 1 + (before.tries if before is not None else 0)
         seconds = backoff_seconds(tries, self._random.random())
-        if waiting and not isinstance(error, AheadError):
+        writer = waiting and not isinstance(error, AheadError)
+        if writer:
             seconds = WRITER_WAIT_SECONDS
         directory, name = key[1:3]
         if subject.place is not None:
@@ -82,11 +83,13 @@ class HeldSteps:
             name=name,
             object=subject.object or b"",
             occupant=subject.occupant or b"",
-            whole=isinstance(item, ReconcileItem) and item.whole,
+            whole=isinstance(item, ReconcileItem)
+            and (item.whole or (before is not None and before.whole)),
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
             unsure=unsure or (before is not None and before.unsure),
             waiting=waiting,
+            writer=writer,
             since_ns=before.since_ns if before else now_ns,
             due_ns=now_ns + int(seconds * 1e9),
             tries=tries,
@@ -119,7 +122,12 @@ class HeldSteps:
 
     def done(self, item: Item) -> None:
         """It was done, or need not be."""
-        self._drop(_key(item))
+        key = key_of(item)
+        if isinstance(item, ReconcileItem) and not item.whole:
+            step = self._steps.get(key)
+            if step is not None and step.whole:
+                return  # all below is still to be compared
+        self._drop(key)
 
     def object_done(self, identity: ObjectId) -> None:
         """The object was made true on the way to something else."""
@@ -136,9 +144,14 @@ class HeldSteps:
             step.object == identity and (step.kind == "object" or step.unsure) for step in steps
         )
 
+    def expects(self, identity: ObjectId) -> bool:
+        """Whether a step waits for what a writer of that object says when it has done."""
+        steps = (self._steps[key] for key in self._about.get(identity, ()))
+        return any(step.object == identity and step.writer for step in steps)
+
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""
-        step = self._steps.get(_key(item))
+        step = self._steps.get(key_of(item))
         return step is not None and step.tries > 0
 
     @property
@@ -153,10 +166,10 @@ class HeldSteps:
             if step.directory:
                 yield Place(ObjectId(step.directory), step.name)
 
-    def due(self, now_ns: int) -> Item | None:
-        """One that is to be tried again now."""
-        for step in self._steps.values():
-            if step.due_ns <= now_ns:
+    def due(self, now_ns: int, under_way: Collection[Key] = ()) -> Item | None:
+        """One that is to be tried again now, and is not `under_way` already."""
+        for key, step in self._steps.items():
+            if step.due_ns <= now_ns and key not in under_way:
                 step.tries = max(step.tries, 1)  # whatever it waited for: look closely now
                 return _item(step)
         return None
@@ -166,7 +179,8 @@ class HeldSteps:
         return min((step.due_ns for step in self._steps.values()), default=None)
 
 
-def _key(item: Item) -> Key:
+def key_of(item: Item) -> Key:
+    """What makes two steps the same."""
     if isinstance(item, PlaceItem):
         return ("place", item.place.directory, item.place.name, b"")
     if isinstance(item, ObjectItem):

@@ -15,6 +15,7 @@ from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import HeldSteps
 from replicator.limbo import limbo_name
+from replicator.losses import Losses
 from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
@@ -48,10 +49,9 @@ class Mode:
         gap: they may not tell what has changed of copies read before that record; None: they do.
         reconciles: a directory is being compared.
         descends: whoever asks looks into every directory that is made there.
-        keep: what is removed goes to `kept`.
+        keep: what is removed goes to `kept`, but for what the records since the gap tell of.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
-        recopy_after: see `schedule.content_state`.
     """
 
     trust: bool = True
@@ -62,7 +62,6 @@ class Mode:
     keep: bool = False
     adopt: bool = False
     exact: bool = False
-    recopy_after: SequenceNumber | None = None
 
 
 NORMAL = Mode()
@@ -74,11 +73,13 @@ class Bench:
 
     Attributes:
         incarnations: those of the journal.
-        doubt: directories that must be reconciled, whole depth, before the next step.
+        doubt: what must be compared, whatever records say.
         escape: what reconciles may have missed.
         held: the steps that failed or wait.
         touched: directories whose times must be set.
         timeless: directories whose times could not be set, and why: to be tried again.
+        losses: what power cuts may have taken from site and source.
+        saved: the number of the state that is saved at the site.
     """
 
     source: SourceTree
@@ -90,6 +91,8 @@ class Bench:
     doubt: Doubts
     escape: Escape
     held: HeldSteps
+    losses: Losses = field(default_factory=Losses)
+    saved: int = 0
     counters: Counters = field(default_factory=Counters)
     touched: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
@@ -98,16 +101,25 @@ class Bench:
         self, mark: Mark | None, found: SourceObject, mode: Mode, *, arriving: bool = False
     ) -> ContentState:
         """See `schedule.content_state`."""
+        hints = self.plan.hints(found.id)
+        if mode.reconciles and self.held.expects(found.id):
+            hints = replace(hints, unsettled=True)  # the record that told is forgotten
         return schedule.content_state(
             mark,
             found.ctime_ns,
-            self.plan.hints(found.id),
+            hints,
             self.incarnations,
             trust=self._trusts(mark, mode),
             wait=mode.wait,
             arriving=arriving,
-            recopy_after=mode.recopy_after,
+            lost=mark is not None and self.losses.of_site(mark),
+            unproven=mark is not None and self.may_be_better(mark, found.ctime_ns),
         )
+
+    def may_be_better(self, mark: Mark, ctime_ns: int) -> bool:
+        """Whether the source object, which has that change time now, may have lost content that
+        the copy still has."""
+        return self.losses.of_source(mark, ctime_ns, self.incarnations)
 
     def _trusts(self, mark: Mark | None, mode: Mode) -> bool:
         """Whether the records tell every change of that copy's content."""
@@ -153,7 +165,7 @@ class Bench:
         if not trusted or self.object_waits(mark.object):
             wanted = replace(mark, flags=mark.flags | MarkFlag.OWED)
         if stat.S_ISREG(entry.mode) and (told or not trusted):
-            wanted = replace(wanted, ctime_ns=0, flags=wanted.flags & ~MarkFlag.CONTENT)
+            wanted = replace(wanted, flags=wanted.flags & ~MarkFlag.CONTENT)
         if wanted != mark:
             self.store.set_mark(directory, name, wanted)
 
@@ -277,13 +289,29 @@ class Moves:
                 name = self._limbo.place_for(identity)
                 self._bench.leaves(directory, place.name, entry, mode)
                 self._store.link(directory, place.name, self._limbo.directory, name)
-        elif mode.keep or entry.mark is None:
-            self.keep_version(directory, place)
+        elif entry.mark is None or self._keeps(entry, mode):
+            self.keep_version(directory, place.name, place)
 
-    def keep_version(self, directory: Directory, place: Place) -> None:
-        """Keep the non-directory that stands at a place, which is about to be replaced."""
+    def keep_if_better(
+        self, found: SourceObject, staged: Staged, copy: Copy, place: Place, mode: Mode
+    ) -> None:
+        """A copy is about to be replaced. If the source went back in time, or lost content, the
+        site's version must not be lost."""
+        mark = copy.entry.mark
+        if mark is None or not stat.S_ISREG(copy.entry.mode):
+            return
+        ctime_ns = found.stat().ctime_ns
+        newer = not mode.trust and mark.ctime_ns > ctime_ns
+        if not newer and not self._bench.may_be_better(mark, ctime_ns):
+            return
+        if not self._store.is_alike(staged, copy.directory, copy.name):
+            self.keep_version(copy.directory, copy.name, copy.place or place)
+
+    def keep_version(self, directory: Directory, name: bytes, place: Place) -> None:
+        """Keep the non-directory that stands there, and belongs to that place: it is about to be
+        replaced."""
         limbo, slot = self._limbo.directory, self._limbo.slot()
-        self._store.link(directory, place.name, limbo, slot)
+        self._store.link(directory, name, limbo, slot)
         self._store.keep(limbo, slot, self._bench.path(place))
         self._limbo.gone(slot)
         self._bench.counters.kept += 1
@@ -350,6 +378,7 @@ class Moves:
         alive = self._bench.alive(entry)
         if alive and entry.mark is not None:
             identity = entry.mark.object
+            self._drop_older(identity, entry)
             if not self._second_copy(identity, place, entry):
                 waiting = self._limbo.place_for(identity)
                 self._bench.leaves(directory, name, entry, mode)
@@ -359,10 +388,10 @@ class Moves:
                 return
             if stat.S_ISDIR(entry.mode):
                 self._bench.doubt.add(identity)
-        keep = entry.mark is None or (mode.keep and not alive)
+        keep = entry.mark is None or (not alive and self._keeps(entry, mode))
         if stat.S_ISDIR(entry.mode):
             self._map.moved()
-            self._empty(directory, name, entry, keep=keep)
+            self._empty(directory, name, entry, keep=keep, mode=mode)
         if keep:
             self._store.keep(directory, name, self._bench.path(place))
             self._bench.counters.kept += 1
@@ -370,12 +399,29 @@ class Moves:
             self._store.remove(directory, name)
             self._bench.counters.removed += 1
 
-    def _empty(self, directory: Directory, name: bytes, entry: SiteEntry, *, keep: bool) -> None:
-        """Save what lives below a directory that goes; without `keep`, remove the rest."""
+    def _keeps(self, entry: SiteEntry, mode: Mode) -> bool:
+        """Whether what is dead is kept: records do not tell of it."""
+        if not mode.keep or entry.mark is None:
+            return mode.keep
+        gap = self._bench.escape.gap
+        return gap is None or self._bench.plan.hints(entry.mark.object).newest <= gap[1]
+
+    def _empty(
+        self,
+        directory: Directory,
+        name: bytes,
+        entry: SiteEntry,
+        *,
+        keep: bool,
+        mode: Mode = NORMAL,
+    ) -> None:
+        """Save what lives below a directory that goes; without `keep`, take away the rest. What it
+        held when it was compared has records."""
         identity = entry.mark.object if entry.mark is not None else ObjectId(b"")
         opened = self._store.open_directory(directory, name)
         if opened is None:
             return
+        below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
         for child in self._store.list(opened):
             inside = self._store.lookup(opened, child)
             if inside is None:
@@ -383,12 +429,25 @@ class Moves:
             place = Place(identity, child)
             self._forget_name(inside, place)
             if not keep or self._bench.alive(inside):
-                self._take(opened, child, place, inside, NORMAL)
+                self._take(opened, child, place, inside, below)
             elif stat.S_ISDIR(inside.mode):
-                self._empty(opened, child, inside, keep=True)
+                self._empty(opened, child, inside, keep=True, mode=below)
         self._store.close_directory(opened)
         self._map.forget(identity)
         self._bench.touched.discard(identity)
+
+    def _drop_older(self, identity: ObjectId, entry: SiteEntry) -> None:
+        """Of two copies of a directory the one that was made last is the better one: the other
+        could not be found then, and was not followed since."""
+        waiting = self._limbo.lookup(identity) if stat.S_ISDIR(entry.mode) else None
+        if waiting is None or waiting.mark is None or entry.mark is None:
+            return
+        if waiting.identity != entry.identity and waiting.mark.ctime_ns < entry.mark.ctime_ns:
+            limbo, name = self._limbo.directory, limbo_name(identity)
+            self._bench.doubt.add(identity)
+            self._empty(limbo, name, waiting, keep=False)
+            self._store.remove(limbo, name)
+            self._limbo.gone(name)
 
     def _held_elsewhere(self, identity: ObjectId, place: Place, entry: SiteEntry) -> bool:
         """Whether the site has that object under another name, limbo included."""

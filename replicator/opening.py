@@ -6,6 +6,7 @@ UUID in `.mirrorfs/volume`. Device numbers and paths are not compared: they chan
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -29,10 +30,20 @@ def open_journaled_source(reader: JournalReader) -> Source:
     Raises SourceRefusedError, SourceError, ControlError, OSError.
     """
     try:
-        with ControlClient(reader.path) as client:
-            header, root_fd = client.root()
+        return _handed_out(reader)
     except NotRunningError:
-        return open_source(reader.header)
+        try:
+            return open_source(reader.header)
+        except SourceRefusedError:
+            # While an engine that died is started again, the path leads into its mount, and waits.
+            with contextlib.suppress(NotRunningError):
+                return _handed_out(reader)
+            raise
+
+
+def _handed_out(reader: JournalReader) -> Source:
+    with ControlClient(reader.path) as client:
+        header, root_fd = client.root()
     return adopt_source(header, root_fd)
 
 
@@ -50,8 +61,7 @@ def open_source(header: Header) -> Source:
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise SourceRefusedError(
-                f"{shown}: a file system that died is still mounted over the source: "
-                f"run 'mirrorfs umount {shown}'"
+                f"{shown}: a file system that died is still mounted over the source: mount it again"
             ) from None
         raise SourceRefusedError(f"{shown}: the source: {error.strerror}") from error
     return adopt_source(header, root_fd)

@@ -107,6 +107,7 @@ class Plan:
         """Args: after: sequence of the last record that needs no work. tag: its incarnation."""
         self.known: SequenceNumber = after
         self.known_tag: Tag = tag
+        self.known_ns = 0  # when that record was made
         self._heap: list[tuple[Position, int, Item]] = []
         self._places: dict[Place, PlaceItem] = {}
         self._objects: dict[ObjectId, ObjectItem] = {}
@@ -125,7 +126,7 @@ class Plan:
 
     def add(self, record: Record, tag: Tag) -> None:
         """Take in the next record of the journal."""
-        self.known, self.known_tag = record.sequence, tag
+        self.known, self.known_tag, self.known_ns = record.sequence, tag, record.time_ns
         body = record.body
         if isinstance(body, Reconcile):
             position = (record.sequence, 0)
@@ -217,6 +218,10 @@ class Plan:
                 return item
             heapq.heappop(self._heap)
         return None
+
+    def place(self, place: Place) -> PlaceItem | None:
+        """What is to be done there."""
+        return self._places.get(place)
 
     def waiting(self) -> Iterable[Item]:
         """Every item, in no order."""

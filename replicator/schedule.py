@@ -36,6 +36,11 @@ class Incarnations:
         last = self._last.get(mark.tag)
         return last is None or mark.sequence <= last
 
+    def precedes(self, mark: Mark, tag: Tag) -> bool:
+        """Whether a copy with that mark was read before that incarnation began."""
+        mine, theirs = self._order.get(mark.tag), self._order.get(tag)
+        return mine is None or theirs is None or mine < theirs
+
     def covers(self, mark: Mark, write: tuple[Tag, SequenceNumber]) -> bool:
         """Whether a copy with that mark was read after that `write` record was made."""
         if mark.tag == write[0]:
@@ -64,7 +69,8 @@ def content_state(
     trust: bool,
     wait: bool = True,
     arriving: bool = False,
-    recopy_after: SequenceNumber | None = None,
+    lost: bool = False,
+    unproven: bool = False,
 ) -> ContentState:
     """What to think of a regular file's copy that bears `mark` (None: there is no copy).
 
@@ -78,15 +84,15 @@ def content_state(
         arriving: the copy is to be shown at another place. Then the records must account for the
             change time the source object has now: the source may be ahead of the records read, and
             an older content must not appear where the object never had it.
-        recopy_after: copies that were read later than this record may have lost their content
-            (the site stopped without syncing them).
+        lost: the copy may have lost its content (the site stopped before it was synced).
+        unproven: the source may have lost content since the copy was read, and kept its change
+            time (it stopped before the content was synced).
     """
     if mark is None or MarkFlag.CONTENT not in mark.flags:
         copied = False
     else:
-        doubtful = recopy_after is not None and mark.sequence > recopy_after
-        copied = incarnations.holds(mark) and not doubtful
-    proven = copied and mark is not None and MarkFlag.AHEAD not in mark.flags
+        copied = incarnations.holds(mark) and not lost
+    proven = copied and mark is not None and MarkFlag.AHEAD not in mark.flags and not unproven
     if proven and mark is not None and mark.ctime_ns == ctime_ns and ctime_ns != 0:
         return ContentState.CURRENT
     if hints.write is not None and (

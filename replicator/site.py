@@ -22,7 +22,7 @@ from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
 from replicator.config import SiteSettings
-from replicator.cursor import attach_site, tell_cursor, write_report
+from replicator.cursor import attach_site, read_log, tell_cursor, went_back, write_report
 from replicator.engine import Engine, Surroundings, TroubleError
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
@@ -30,7 +30,7 @@ from replicator.schedule import Incarnations
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
-from replicator.stores.base import SiteRefusedError, StoreError
+from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.view import SourceError, SourceRefusedError
 
@@ -43,6 +43,8 @@ _AHEAD_MAX = 200_000
 _READ_MAX = 4096
 _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
+_SAVE_COMPARING_SECONDS = 30.0
+"""To compare again what was done in that time takes less than to bring it to the disk so often."""
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
@@ -85,6 +87,7 @@ class SiteDriver:
         self._stopping = False
         self._stop_now = False
         self._looked_again = False
+        self._unsynced = False
         self._attached_ns = 0
         self._wake = trio.Event()
         self._random = Random()
@@ -115,11 +118,15 @@ class SiteDriver:
             tick=self._tick,
             boot=boot_id(),
             random=self._random,
+            mount=store.mount,
+            log=lambda: read_log(self.journal),
+            unsynced=self._unsynced,
         )
         self._engine = Engine(source, store, state, _incarnations(reader), world)
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
         self._save(self._engine)
+        self._unsynced = False
 
     def close(self) -> None:
         """Give everything back. Blocks."""
@@ -189,7 +196,7 @@ class SiteDriver:
         if engine.state.initial:
             self._enter(Phase.INITIAL_COPY, "")
         else:
-            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, "")
+            self._enter(Phase.CATCHING_UP if busy else Phase.TAILING, engine.comparing)
         if not busy and not self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False
@@ -227,7 +234,9 @@ class SiteDriver:
         if self.reason != reason:
             _log.warning("%s: %s", self.settings.name, reason)
         self._enter(Phase.BACKING_OFF, reason)
-        if not no_space and tries % _REOPEN_AFTER == 0:
+        unsynced = isinstance(error, UnsyncedError) or isinstance(error.__cause__, UnsyncedError)
+        self._unsynced = self._unsynced or unsynced
+        if unsynced or (not no_space and tries % _REOPEN_AFTER == 0):
             await trio.to_thread.run_sync(self.close)
         if self._stopping:
             raise StopNowError
@@ -283,7 +292,9 @@ class SiteDriver:
             self._count(engine)
         now = time.monotonic()
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
-        if engine.unsaved and (idle or now - self._saved >= _SAVE_BUSY_SECONDS):
+        applied = engine.plan.working() != engine.state.working
+        seconds = _SAVE_BUSY_SECONDS if applied else _SAVE_COMPARING_SECONDS
+        if engine.unsaved and (idle or now - self._saved >= seconds):
             self._save(engine)
             self._saved = time.monotonic()
         return more
@@ -308,6 +319,9 @@ class SiteDriver:
         self._look_for_head()  # also tells of a new incarnation
         if reader.tag_of(records[-1].sequence) != engine.plan.known_tag:
             engine.set_incarnations(_incarnations(reader))
+            gone = went_back(reader, engine.state)
+            if gone is not None:
+                raise RecordsGoneError(f"{self.journal}: {gone}")
         engine.feed((record, _tag(reader, record)) for record in records)
         self._times.extend((record.sequence, record.time_ns) for record in records)
         return len(records)

@@ -15,6 +15,7 @@ driver of a site may change between what people see in `status`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -23,6 +24,8 @@ from mirrorfs.journal.record import SequenceNumber
 
 STATE_FILE: Final = "state"
 STATE_VERSION: Final = 1
+COMPARING_VERSION: Final = 2
+"""Of a state with comparisons under way: who does not know of them must not go on from it."""
 
 BACKOFF_SECONDS_MAX: Final = 60.0
 WRITER_WAIT_SECONDS: Final = 60.0
@@ -63,7 +66,8 @@ class HeldStep(msgspec.Struct, kw_only=True):
         occupant: what the site has at the place.
         unsure: records may not tell all that has changed there: it was to be compared.
         sequence: of its first record; the clean cursor stays below it.
-        waiting: it has not failed: its object is open for writing.
+        waiting: it has not failed: its object is open for writing (`writer`), or a record is still
+            to come.
         since_ns: when it was first held.  due_ns: when it is tried again.
     """
 
@@ -77,6 +81,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     path: bytes | None = None
     sequence: int
     waiting: bool = False
+    writer: bool = False
     since_ns: int
     due_ns: int
     tries: int = 1
@@ -91,6 +96,51 @@ class HeldStep(msgspec.Struct, kw_only=True):
         return (self.kind, self.directory, self.name, b"")
 
 
+class Level(msgspec.Struct, kw_only=True):
+    """A directory on the way of a comparison.
+
+    Attributes:
+        below: its own names are done: it is about the directories in it.
+        after: names up to this one are done; with `below`, the directory of this name is on the
+            way itself, or done. None: none is.
+    """
+
+    directory: bytes
+    below: bool = False
+    after: bytes | None = None
+
+
+class Root(msgspec.Struct, kw_only=True):
+    """A directory to be compared, because of that record; with `whole` all below it, too."""
+
+    directory: bytes
+    whole: bool
+    sequence: int
+    path: bytes | None = None
+
+
+class ComparisonState(msgspec.Struct, kw_only=True):
+    """How far a comparison has come.
+
+    Attributes:
+        roots: all are swept, and then created, one after the other.
+        doubt: it is about a directory that steps left in doubt.
+        initial, adopt: it is the initial copy, and may adopt what was there.
+        keep: what has gone from the source goes to `kept`.
+        creating: all are swept.  at: how many roots have been begun in this pass.
+        way: from the root it is at to the directory it is at; none: the next root comes.
+    """
+
+    roots: list[Root]
+    doubt: bool = False
+    initial: bool = False
+    adopt: bool = False
+    keep: bool = True
+    creating: bool = False
+    at: int = 0
+    way: list[Level] = []
+
+
 class SiteState(msgspec.Struct, kw_only=True):
     """What a site remembers: cursors, and the steps that are held.
 
@@ -103,8 +153,13 @@ class SiteState(msgspec.Struct, kw_only=True):
         adopt: the initial copy may adopt what was there.
         escaping: a reconcile has ended shortly before: what has moved meanwhile is compared again.
         keeping: and what is found gone then is kept.
-        boot: boot id of the host that wrote this; with `stopped` false and another boot id, what
-            was copied after `working` may be lost.
+        comparing: comparisons under way, the one at work last.
+        boot, mount: boot id of the host that wrote this, and which mount of the site's file system
+            it was; with `stopped` false and another one, what was copied since may be lost.
+        log_tag, generation: the activity log that the records up to `working` rely on: the
+            incarnation it told of then, and how far it surely was on the disk.
+        saves: how many states were saved; marks name the one before them.
+        site_cuts, source_cuts: see `losses`; tags with 16 hex digits.
     """
 
     version: int = STATE_VERSION
@@ -119,9 +174,16 @@ class SiteState(msgspec.Struct, kw_only=True):
     escaping: bool = False
     keeping: bool = False
     held: list[HeldStep] = []
+    comparing: list[ComparisonState] = []
     boot: str = ""
+    mount: int = 0
     stopped: bool = False
     saved_ns: int = 0
+    log_tag: str = ""
+    generation: int = 0
+    saves: int = 0
+    site_cuts: list[tuple[int, int]] = []
+    source_cuts: list[tuple[str, int]] = []
 
 
 class SiteReport(msgspec.Struct, kw_only=True):
@@ -166,6 +228,7 @@ class StateError(Exception):
 
 def encode_state(state: SiteState) -> bytes:
     """The bytes of a state file (JSON)."""
+    state.version = COMPARING_VERSION if state.comparing else STATE_VERSION
     return msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
 
 
@@ -175,7 +238,7 @@ def decode_state(data: bytes) -> SiteState:
         state = msgspec.json.decode(data, type=SiteState)
     except msgspec.DecodeError as error:
         raise StateError(f"cannot be read: {error}") from None
-    if state.version != STATE_VERSION:
+    if state.version not in (STATE_VERSION, COMPARING_VERSION):
         raise StateError(f"version {state.version} is not known here")
     return state
 
@@ -196,11 +259,19 @@ def decode_report(data: bytes) -> SiteReport:
     return report
 
 
-def clean_cursor(working: SequenceNumber, held: list[HeldStep], *, initial: bool) -> int:
-    """The clean cursor: below every step that is held; -1 before the initial copy is complete."""
+def clean_cursor(
+    working: SequenceNumber,
+    held: list[HeldStep],
+    comparing: Sequence[ComparisonState] = (),
+    *,
+    initial: bool,
+) -> int:
+    """The clean cursor: below every step that is held, and every directory that is to be compared;
+    -1 before the initial copy is complete."""
     if initial:
         return -1
-    return min([working, *(step.sequence - 1 for step in held)])
+    roots = (root.sequence for each in comparing if not each.doubt for root in each.roots)
+    return min([working, *(step.sequence - 1 for step in held), *(at - 1 for at in roots)])
 
 
 def backoff_seconds(tries: int, jitter: float) -> float:
@@ -208,4 +279,4 @@ def backoff_seconds(tries: int, jitter: float) -> float:
 
     `jitter` (0 to 1) takes up to a quarter off, so that many sites do not come back at once.
     """
-    return float(min(BACKOFF_SECONDS_MAX, 2.0 ** max(0, tries - 1)) * (1 - jitter / 4))
+    return float(min(BACKOFF_SECONDS_MAX, 2.0 ** min(max(0, tries - 1), 10)) * (1 - jitter / 4))

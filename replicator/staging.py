@@ -32,7 +32,8 @@ class Staging:
         told = self._bench.plan.hints(identity).settled_ctime_ns == ctime_ns
         if not told and not self._bench.source.is_quiet(ctime_ns):
             flags |= MarkFlag.AHEAD
-        return Mark(identity, self._bench.plan.known_tag, self._bench.plan.known, ctime_ns, flags)
+        plan = self._bench.plan
+        return Mark(identity, plan.known_tag, plan.known, ctime_ns, flags, self._bench.saved)
 
     def stage(self, found: SourceObject, place: Place) -> Staged:
         """A complete copy of the object as it is now, not torn, and still of that place."""

@@ -67,7 +67,7 @@ class Step:
             incarnations,
             names,
             SiteMap(source, store, plan.hints, names, held),
-            Doubts(store),
+            Doubts(store, escape.now),
             escape,
             held,
         )
@@ -85,30 +85,36 @@ class Step:
 
     # places ------------------------------------------------------------------------------------
 
-    def place(self, place: Place, mode: Mode = NORMAL, item: PlaceItem | None = None) -> None:
-        """Make a place true.
+    def place(
+        self, place: Place, mode: Mode = NORMAL, item: PlaceItem | None = None
+    ) -> ObjectId | None:
+        """Make a place true; the directory that stands there.
 
         Raises DeferredError, SourceChangedError (the source changes faster than it can be copied),
         StoreError, SourceError.
         """
         if place.name == RESERVED and place.directory == self._source.root.id:
-            return
+            return None
         parent = self._source.open(place.directory)
         if parent is None:
-            return  # its own disappearance is another place's business
+            return None  # its own disappearance is another place's business
         with parent:
             directory = self.directory(parent, mode)
             if directory is None:
-                return
+                return None
             # even where nothing is left to do: what came and went again moved the times
             self.bench.touched.add(place.directory)
             found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
             if found is not None:
                 with found:
+                    if mode.reconciles and entry is None and self._plan.place(place) is not None:
+                        return None  # its record brings it, in its turn
                     self._fill(found, directory, place, entry, mode, item)
-            elif entry is not None:
+                    return found.id if stat.S_ISDIR(found.mode) else None
+            if entry is not None:
                 self.moves.vacate(directory, place, entry, mode)
+            return None
 
     def directory(self, source: SourceObject, mode: Mode = NORMAL) -> Directory | None:
         """The site's directory, wherever the site has it; made, with its ancestors, if it has not.
@@ -123,8 +129,17 @@ class Step:
             way = self.bench.map.resolve(source)
             if not isinstance(way, Place):
                 return way
-            self.place(way, replace(mode, descends=False))
+            self.place(way, replace(mode, descends=mode.descends and self._is_at(way, source)))
         raise SourceChangedError("directories are renamed faster than they can be followed")
+
+    def touch_above(self, source: SourceObject) -> None:
+        """Have the times set of all directories above that one."""
+        self.bench.touched.update(step[0] for step in self._source.ancestors(source) or ())
+
+    def _is_at(self, place: Place, directory: SourceObject) -> bool:
+        """Whether that is where a directory stands, not one above it."""
+        way = self._source.ancestors(directory)
+        return bool(way) and place == Place(*way[-1][:2])  # type: ignore[index]
 
     def _fill(
         self,
@@ -146,12 +161,25 @@ class Step:
             if entry is not None:
                 self.moves.vacate(directory, place, entry, mode)
             self._plan.postpone(item, came)
-        elif mode.trust and place not in self._plan.hints(found.id).places:
+        elif mode.trust and not self._explained(found, place):
             raise AheadError("what stands there now came by a record that is still to come")
         elif stat.S_ISDIR(found.mode):
             self._bring_directory(found, directory, place, entry, mode)
         else:
             self._bring(found, directory, place, entry, mode)
+
+    def _explained(self, found: SourceObject, place: Place) -> bool:
+        """Whether it is known why that object stands there: a record told, or it is a directory
+        that a comparison has not come to yet."""
+        if place in self._plan.hints(found.id).places:
+            return True
+        escape = self.bench.escape
+        return escape.under_way and stat.S_ISDIR(found.mode) and not self._is_ahead(found)
+
+    def _is_ahead(self, found: SourceObject) -> bool:
+        """Whether it may have come where it is by a record that is still to be read."""
+        plan = self._plan
+        return self.bench.escape.ahead(plan.known, plan.known_ns, found.ctime_ns)
 
     def _refresh(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """The place holds a copy of the right object: make content and attributes so."""
@@ -177,7 +205,7 @@ class Step:
                 self.bench.names.forget(found.id)
         if settled and not told and stat.S_ISREG(found.mode):
             # only names or attributes moved the change time: a later reconcile need not copy it
-            self._store.set_mark(copy.directory, copy.name, self._mark(found))
+            self._store.set_mark(copy.directory, copy.name, self._mark(found, mark.saved))
 
     def _bring_directory(
         self,
@@ -188,9 +216,8 @@ class Step:
         mode: Mode,
     ) -> None:
         """The site has something else there than this directory, or nothing."""
-        copy = next(
-            (c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)), None
-        )
+        copies = [c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)]
+        copy = max(copies, key=lambda c: c.entry.mark.ctime_ns if c.entry.mark else 0, default=None)
         if copy is not None:
             unsure = mode.reconciles or self.bench.escape.missed(found.id)
             if unsure and not mode.descends:  # it may come from where all below is to be compared
@@ -199,10 +226,13 @@ class Step:
             self.counters.moved += 1
         else:
             self._must_be_found(found, mode)
+            if mode.reconciles and self._is_ahead(found):
+                raise AheadError("it may have come by a record that is still to be read")
             hints = self._plan.hints(found.id)
             if hints.made and not hints.built:
                 hints.built = True
-                self.bench.escape.made(found.id)
+                if not mode.reconciles:
+                    self.bench.escape.made(found.id)
             elif not mode.descends:
                 self.bench.doubt.add(found.id)  # what it holds has no records of its own to come
             staged = self._store.stage(found.attributes(), None, self._mark(found))
@@ -233,6 +263,8 @@ class Step:
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
             staged = self._staging.stage(found, place)
+            for each in copies:
+                self.moves.keep_if_better(found, staged, each, place, mode)
             self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._replace_others(found, directory, place, copies)
             return
@@ -357,8 +389,10 @@ class Step:
 
     # content -----------------------------------------------------------------------------------
 
-    def _mark(self, found: SourceObject) -> Mark:
-        return Mark(found.id, self._plan.known_tag, self._plan.known, found.ctime_ns)
+    def _mark(self, found: SourceObject, saved: int | None = None) -> Mark:
+        """`saved`: that of the copy, if its content is there already."""
+        known, saved = self._plan.known, self.bench.saved if saved is None else saved
+        return Mark(found.id, self._plan.known_tag, known, found.ctime_ns, saved=saved)
 
     def _replace_content(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """Stage the object anew and put it under each of its names at the site."""
@@ -368,10 +402,8 @@ class Step:
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self._staging.stage(found, place)
-        mark = copy.entry.mark
-        if not mode.trust and mark is not None and mark.ctime_ns > found.stat().ctime_ns:
-            # the source went back in time: the site's newer version must not be lost
-            self.moves.keep_version(copy.directory, place)
+        for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
+            self.moves.keep_if_better(found, staged, each, place, mode)
         self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
         self._replace_others(found, copy.directory, place, copies)

@@ -49,6 +49,9 @@ _open_by_handle_at = _function("open_by_handle_at", _int, _handle_pointer, _int)
 _renameat2 = _function("renameat2", _int, _name, _int, _name, ctypes.c_uint)
 _syncfs = _function("syncfs", _int)
 _fstatfs = _function("fstatfs", _int, ctypes.c_char_p)
+_statx = _function("statx", _int, _name, _int, ctypes.c_uint, ctypes.c_char_p)
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STATX_MNT_ID_AT = 144
 
 
 def _checked(result: int) -> int:
@@ -103,6 +106,18 @@ def rename(directory: int, name: bytes, to_directory: int, to_name: bytes, flags
 def syncfs(descriptor: int) -> None:
     """Everything written to the file system of that descriptor is durable when this returns."""
     _checked(_syncfs(descriptor))
+
+
+def mount_id(descriptor: int) -> int:
+    """Id of the mount it was opened on, never used again in this boot; 0 if it cannot be told
+    (before Linux 6.8)."""
+    answer = ctypes.create_string_buffer(256)
+    if _statx(descriptor, b"", AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, answer) != 0:
+        return 0
+    if not struct.unpack_from("<I", answer.raw)[0] & _STATX_MNT_ID_UNIQUE:
+        return 0
+    found: int = struct.unpack_from("<Q", answer.raw, _STATX_MNT_ID_AT)[0]
+    return found
 
 
 def file_system_type(descriptor: int) -> int:

@@ -238,8 +238,9 @@ class SiteVerifier:
         while True:
             state = self._state()
             working = -1 if state is None else standing(self._reader, state).working
-            pending = Pending([] if state is None else state.held)
-            if working >= head:
+            comparing = state is not None and bool(state.comparing)
+            pending = Pending([] if state is None else state.held, anything=comparing)
+            if working >= head and not comparing:
                 return pending
             late = time.monotonic() >= deadline
             if late:

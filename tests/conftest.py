@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import campaign
+
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 settings.register_profile(
@@ -79,6 +81,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown:
         allowed = ", ".join(_FACILITIES)
         raise pytest.UsageError(f"REQUIRE: unknown {', '.join(sorted(unknown))}; known: {allowed}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the campaigns have done, all together."""
+    line = campaign.total()
+    if line:
+        terminalreporter.write_line(line)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -89,6 +89,10 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
         kernel_options: "ro", "noatime" and the like, as far as they are in force.
         guard: "on", "off". foreign: directories that the guard found changed behind the mount.
         lost: how often the guard had to have the whole tree compared.
+        device: st_dev of the mount.
+        restart: "on", "off". supervisor: process that starts the engine again; 0: none is there.
+        restarts: how often it did; restarted_ns: when last; restart_reason: why.
+        holders: processes that go on to use the source past the mount over it.
     """
 
     pid: int
@@ -116,6 +120,13 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     guard: str = "off"
     foreign: int = 0
     lost: int = 0
+    device: int = 0
+    restart: str = "on"
+    supervisor: int = 0
+    restarts: int = 0
+    restarted_ns: int = 0
+    restart_reason: str = ""
+    holders: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -286,6 +286,11 @@ class JournalReader:
         for segment in segments:
             if segment != current.segment and segment.first >= current.sequence:
                 return segment
+        if segments and segments[-1] > current.segment:
+            raise RecordsGoneError(
+                f"{self.path}: record {current.sequence - 1} was read, and is gone:"
+                f" another {segments[-1].first} stands there"
+            )
         return None
 
     def _turn_to(self, segment: SegmentName) -> None:

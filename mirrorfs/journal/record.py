@@ -115,12 +115,16 @@ class Unmount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reconcile(msgspec.Struct, frozen=True, array_like=True):
-    """What changed in this directory (`whole`: and below it) is not known: compare it."""
+    """What changed in this directory (`whole`: and below it) is not known: compare it.
+
+    `since_ns` not 0: wherever in the tree, a change time not older than this proves no content.
+    """
 
     directory: ObjectId
     whole: bool
     path: bytes | None
     reason: str
+    since_ns: int = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):

@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
+from mirrorfs.journal.activity_header import ActivityHeader
 from mirrorfs.journal.blocks import BlockCoder
 from mirrorfs.journal.open_segment import (
     Head,
@@ -64,11 +65,13 @@ class Opened:
         clean: the incarnation before this one ended with `unmount`, or there was none.
         torn: the copy made of a torn tail, relative to the journal directory; None if there was
             none.
+        ended_ns: time of the last record before this one; 0 if there is none.
     """
 
     writer: JournalWriter
     clean: bool
     torn: str | None
+    ended_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class _Found:
     clean: bool
     incarnations: tuple[Incarnation, ...]
     torn: str | None
+    ended_ns: int
 
 
 def open_journal(
@@ -88,25 +92,27 @@ def open_journal(
     source: SourceIdentity,
     node: str,
     options: WriterOptions | None = None,
+    told: ActivityHeader | None = None,
 ) -> Opened:
     """Take the lock, recover, and begin a new incarnation; makes a journal that does not exist.
 
     Raises JournalBusyError, JournalRefusedError (another volume's or another source's journal),
     CorruptionError, OSError. The epoch is the journal's own, 1 for a new one; ids in `source` must
-    carry it.
+    carry it. `told`: what stands at the beginning of the activity log.
     """
     with contextlib.suppress(FileExistsError):
         os.makedirs(directory, 0o700)
     directory_fd = os.open(directory, _DIRECTORY)
     try:
+        _sync_above(directory)
         lock_fd = lock_journal(directory_fd, directory)
     except BaseException:
         os.close(directory_fd)
         raise
     try:
-        found = _recover(directory_fd, directory)
+        found = _recover(directory_fd, directory, told)
         if found is not None:
-            _check_same(directory, found.header, volume, source)
+            check_same(directory, found.header, volume, source)
         tag = Tag(secrets.randbits(64) or 1)
         header = Header(
             volume=volume,
@@ -124,11 +130,22 @@ def open_journal(
         os.close(lock_fd)
         os.close(directory_fd)
         raise
-    return Opened(writer, found.clean if found else True, found.torn if found else None)
+    if found is None:
+        return Opened(writer, clean=True, torn=None)
+    return Opened(writer, found.clean, found.torn, found.ended_ns)
 
 
-def _check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
-    """The path of the source may change; what it is may not."""
+def _sync_above(directory: str) -> None:
+    """A directory that was just made is not to vanish with what is synced in it."""
+    fd = os.open(os.path.join(directory, os.pardir), _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def check_same(directory: str, header: Header, volume: bytes, source: SourceIdentity) -> None:
+    """The path of the source may change; what it is may not. JournalRefusedError."""
     if header.volume != volume:
         raise JournalRefusedError(
             f"{directory}: the journal of volume {uuid.UUID(bytes=header.volume)},"
@@ -142,11 +159,23 @@ def _check_same(directory: str, header: Header, volume: bytes, source: SourceIde
         what = "directory" if same_fs else "file system"
         raise JournalRefusedError(
             f"{directory}: the source is not the one this journal names"
-            f" ({os.fsdecode(known.path)}): it is another {what}"
+            f" ({os.fsdecode(known.path)}): it is another {what}: expected {described(known)},"
+            f" found {described(source)}: mount the right one, or use a new journal"
         )
 
 
-def _recover(directory_fd: int, path: str) -> _Found | None:
+def described(source: SourceIdentity) -> str:
+    """What tells it from others, in words."""
+    if source.fs_uuid:
+        system = f"file system {uuid.UUID(bytes=source.fs_uuid.ljust(16, bytes(1))[:16])}"
+    elif source.fsid:
+        system = f"file system id {source.fsid:x}"
+    else:
+        system = "a file system without identity"
+    return f"{system}, root {source.root.hex()}"
+
+
+def _recover(directory_fd: int, path: str, told: ActivityHeader | None) -> _Found | None:
     """Repair the journal; what is in it, or None if there is nothing."""
     segments = list_segments(directory_fd)
     for name in os.listdir(directory_fd):
@@ -158,24 +187,29 @@ def _recover(directory_fd: int, path: str) -> _Found | None:
     while segments:
         segment = segments.pop()
         try:
-            header, scan, copy = _examine(directory_fd, path, segment, newest)
+            header, scan, copy = _examine(directory_fd, path, segment, newest, told)
         except CorruptionError as error:
             raise error.of(f"{path}/{segment.name}") from None
         newest = newest or header
         torn = copy or torn
         if scan.length:
             clean = scan.last_kind == Kind.UNMOUNT
-            return _Found(newest, scan.sequence, clean, _ended(newest, scan.sequence), torn)
+            ended = _ended(newest, scan.sequence, told)
+            return _Found(newest, scan.sequence, clean, ended, torn, scan.last_ns)
         os.unlink(segment.name, dir_fd=directory_fd)
         os.fsync(directory_fd)
     if newest is None:
         return None
     clean = not newest.incarnations
-    return _Found(newest, newest.first, clean, _ended(newest, newest.first), torn)
+    return _Found(newest, newest.first, clean, _ended(newest, newest.first, told), torn, 0)
 
 
 def _examine(
-    directory_fd: int, path: str, segment: SegmentName, newest: Header | None
+    directory_fd: int,
+    path: str,
+    segment: SegmentName,
+    newest: Header | None,
+    told: ActivityHeader | None,
 ) -> tuple[Header, Scan, str | None]:
     """Check a segment, and repair it if there is none after it (`newest` is None).
 
@@ -198,7 +232,9 @@ def _examine(
             raise scan.error or CorruptionError(
                 start + scan.length, "a record cut short in a sealed segment"
             )
-        return header, scan, _repair(directory_fd, fd, segment, start + scan.length, scan)
+        if not _was_unsynced(header, scan, told):
+            _check_torn(fd, start + scan.length, scan)
+        return header, scan, _repair(directory_fd, fd, segment, start + scan.length)
     finally:
         os.close(fd)
 
@@ -222,11 +258,24 @@ def _look(fd: int, head: Head) -> Scan:
     return scan._replace(length=index.size)
 
 
-def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan: Scan) -> str:
-    """Copy the torn tail to `torn/`, durably, and cut it off; CorruptionError if it is none."""
+def _was_unsynced(header: Header, scan: Scan, told: ActivityHeader | None) -> bool:
+    """Whether the records after those of `scan` were surely not synced yet: a power cut may have
+    left later ones of them on the disk, and not earlier ones."""
+    if told is None or (told.journal, told.tag) != (header.journal, header.tag):
+        return False
+    return scan.sequence > told.synced
+
+
+def _check_torn(fd: int, offset: int, scan: Scan) -> None:
+    """CorruptionError unless what stands there is the beginning of one record, and nothing more."""
     tail = os.pread(fd, os.fstat(fd).st_size - offset, offset)
     for _ in valid_frame_offsets(tail, SequenceNumber(scan.sequence - 1)):
         raise scan.error or CorruptionError(offset, "a record cut short before a whole one")
+
+
+def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int) -> str:
+    """Copy the torn tail to `torn/`, durably, and cut it off."""
+    tail = os.pread(fd, os.fstat(fd).st_size - offset, offset)
     with contextlib.suppress(FileExistsError):
         os.mkdir(TORN_NAME, 0o700, dir_fd=directory_fd)
     copy = f"{TORN_NAME}/{segment.name}.{offset}"
@@ -250,9 +299,17 @@ def _repair(directory_fd: int, fd: int, segment: SegmentName, offset: int, scan:
     return copy
 
 
-def _ended(header: Header, following: SequenceNumber) -> tuple[Incarnation, ...]:
+def _ended(
+    header: Header, following: SequenceNumber, told: ActivityHeader | None
+) -> tuple[Incarnation, ...]:
     """The incarnations up to that of `header`, which ended just before `following`."""
     earlier = header.incarnations
     first = earlier[-1].last + 1 if earlier else 1
-    last = Incarnation(header.tag, SequenceNumber(first), SequenceNumber(following - 1))
+    its = told is not None and (told.journal, told.tag) == (header.journal, header.tag)
+    last = Incarnation(
+        header.tag,
+        SequenceNumber(first),
+        SequenceNumber(following - 1),
+        told.generation if told is not None and its else 0,
+    )
     return (*earlier, last)[-INCARNATIONS_MAX:]

@@ -73,11 +73,15 @@ class SourceIdentity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Incarnation(msgspec.Struct, frozen=True, array_like=True):
-    """The records one start of the writer wrote: first to last, last = first - 1 for none."""
+    """The records one start of the writer wrote: first to last, last = first - 1 for none.
+
+    `generation`: of the activity log that was found after it; 0 if there was none of it.
+    """
 
     tag: Tag
     first: SequenceNumber
     last: SequenceNumber
+    generation: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
@@ -264,6 +268,8 @@ class Scan(NamedTuple):
     """Kind of the last of them."""
     error: CorruptionError | None
     """Why the bytes after them are no record; None if they are the beginning of one, or none."""
+    last_ns: int = 0
+    """Time of the last of them; 0 if there is none."""
 
 
 def scan_records(
@@ -279,19 +285,19 @@ def scan_records(
     """
     view = memoryview(data)
     offset = 0
-    last_kind = None
+    last_kind, last_ns = None, 0
     size = len(view)
     stop = size if bytes_max is None else bytes_max
     while size - offset >= FRAME_BYTES and offset < stop and sequence != until:
         try:
             frame = _check_frame(view, offset, sequence, base)
         except CorruptionError as error:
-            return Scan(sequence, offset, last_kind, error)
+            return Scan(sequence, offset, last_kind, error, last_ns)
         if frame is None:
             break
-        offset, _, last_kind, _ = frame
+        offset, last_ns, last_kind, _ = frame
         sequence = SequenceNumber(sequence + 1)
-    return Scan(sequence, offset, last_kind, None)
+    return Scan(sequence, offset, last_kind, None, last_ns)
 
 
 def valid_frame_offsets(data: bytes | memoryview, after: SequenceNumber) -> Iterator[int]:

@@ -66,7 +66,8 @@ def record_line(record: Record) -> str:
             words += [] if record.settled else ["(open)"]
         case Mount(host, pid, version, mountpoint, clean):
             end = "after a clean end" if clean else "after an unclean end"
-            words.append(f"{escaped(mountpoint)} on {host}, process {pid}, {version}, {end}")
+            where = escaped(mountpoint) or "recovered, not mounted,"
+            words.append(f"{where} on {host}, process {pid}, {version}, {end}")
         case Unmount(host):
             words.append(f"on {host}")
         case Reconcile(directory, whole, path, reason):

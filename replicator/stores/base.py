@@ -12,7 +12,7 @@ import errno as codes
 import struct
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
 
@@ -33,8 +33,9 @@ TRANSIENT: Final = frozenset(
 )
 """Errors of a disk, server or network that may be well again later."""
 
-_MARK = struct.Struct("<BBQQq")
-_MARK_VERSION = 1
+_MARK = struct.Struct("<BBQQqQ")
+_MARK_VERSION = 2
+_MARK_1 = struct.Struct("<BBQQq")
 
 
 class MarkFlag(enum.IntFlag):
@@ -59,6 +60,8 @@ class Mark:
         sequence: every record up to it described a change made before the source was read.
         ctime_ns: change time of the source object when its content was read; 0 if unknown.
         flags: see MarkFlag.
+        saved: which of the site's saved states was the last one when the content was copied: the
+            next one is saved when it is durable.
     """
 
     object: ObjectId
@@ -66,24 +69,31 @@ class Mark:
     sequence: SequenceNumber
     ctime_ns: int
     flags: MarkFlag = MarkFlag.CONTENT
+    saved: int = 0
 
     def encode(self) -> bytes:
         """The bytes kept in the mark attribute."""
-        head = _MARK.pack(_MARK_VERSION, self.flags, self.tag, self.sequence, self.ctime_ns)
-        return head + self.object
+        told = self.flags, self.tag, self.sequence, self.ctime_ns, self.saved
+        return _MARK.pack(_MARK_VERSION, *told) + self.object
 
     @classmethod
     def decode(cls, data: bytes) -> Mark | None:
         """The mark in those bytes; None if they are not one (such an object is not trusted)."""
-        if len(data) <= _MARK.size or data[0] != _MARK_VERSION:
+        if data[:1] == b"\1" and len(data) > _MARK_1.size:  # before 2026
+            packed, saved = _MARK_1, 0
+            _, flags, tag, sequence, ctime_ns = _MARK_1.unpack_from(data)
+        elif data[:1] == bytes((_MARK_VERSION,)) and len(data) > _MARK.size:
+            packed = _MARK
+            _, flags, tag, sequence, ctime_ns, saved = _MARK.unpack_from(data)
+        else:
             return None
-        _, flags, tag, sequence, ctime_ns = _MARK.unpack_from(data)
         return cls(
-            ObjectId(data[_MARK.size :]),
+            ObjectId(data[packed.size :]),
             Tag(tag),
             SequenceNumber(sequence),
             ctime_ns,
             MarkFlag(flags),
+            saved,
         )
 
 
@@ -155,10 +165,15 @@ class StoreError(Exception):
         self.no_space = no_space
 
     @classmethod
-    def of(cls, what: str, errno: int) -> StoreError:
+    def of(cls, what: str, errno: int) -> Self:
         """The error for an errno; `what` says what was tried, and where."""
         no_space = errno in NO_SPACE
         return cls(what, errno, transient=no_space or errno in TRANSIENT, no_space=no_space)
+
+
+class UnsyncedError(StoreError):
+    """What was written since the last state was saved may be lost: it must be copied again. To ask
+    for it to be synced once more would be answered with success."""
 
 
 class SiteRefusedError(Exception):
@@ -226,6 +241,9 @@ class SiteStore(Protocol):
     def discard(self, staged: Staged) -> None:
         """Remove a staged object that was not committed."""
 
+    def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """Whether the regular file there has the content of the staged one."""
+
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """Give it a place, atomically replacing a non-directory or an empty directory there."""
 
@@ -273,13 +291,13 @@ class SiteStore(Protocol):
         """A file of ours under `.mirrorfs`; None if there is none."""
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Replace it atomically and durably (after everything written before)."""
+        """Replace it atomically and durably (after everything written before). UnsyncedError."""
 
-    def append_file(self, name: str, data: bytes) -> None:
-        """Append to it; not synced."""
+    def append_file(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Append to it; `durable`: synced, before whatever is done after it."""
 
     def sync(self) -> None:
-        """Everything done so far is durable when this returns."""
+        """Everything done so far is durable when this returns. UnsyncedError."""
 
     def close(self) -> None:
         """Release all descriptors and the lease."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from replicator import system_calls
-from replicator.copying import copy_content
+from replicator.copying import copy_content, same_content
 from replicator.stores.attributes import change, dress, read_mark, write_mark
 from replicator.stores.base import (
     RESERVED,
@@ -28,12 +28,14 @@ from replicator.stores.base import (
     SiteEntry,
     Staged,
     StoreError,
+    UnsyncedError,
 )
 from replicator.stores.site_root import SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
 from replicator.xattrs import At, path_of, read_xattrs
 
 _OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -42,9 +44,12 @@ class DirectoryStore:
 
     Attributes:
         fidelity_debt: how many attributes the site's file system refused to keep.
+        mount: which mount of the site's file system this is: under another one, what was not
+            synced may be gone. 0 if that cannot be told.
     """
 
     def __init__(self, site: SiteRoot) -> None:
+        self.mount = system_calls.mount_id(site.root)
         self.directories_listed = 0
         self.bytes_written = 0
         self.fidelity_debt = 0
@@ -149,6 +154,19 @@ class DirectoryStore:
         with _border("clear the stage of", self._site.path):
             self._stage.clear(_slot(staged))
 
+    def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """See SiteStore."""
+        with _border("compare", name):
+            one = os.open(_slot(staged), _READ, dir_fd=self._stage.fd)
+            try:
+                other = os.open(name, _READ, dir_fd=self._at(directory, name))
+                try:
+                    return same_content(one, other)
+                finally:
+                    os.close(other)
+            finally:
+                os.close(one)
+
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
         with _border("put in place", name):
@@ -227,18 +245,18 @@ class DirectoryStore:
 
     def write_file(self, name: str, data: bytes) -> None:
         """See SiteStore."""
+        self.sync()
         with _border("write", name.encode()):
-            system_calls.syncfs(self._root)
             self._site.write(name, data)
 
-    def append_file(self, name: str, data: bytes) -> None:
+    def append_file(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """See SiteStore."""
         with _border("append to", name.encode()):
-            self._site.append(name, data)
+            self._site.append(name, data, durable=durable)
 
     def sync(self) -> None:
         """See SiteStore."""
-        with _border("sync", self._site.path):
+        with _border("sync", self._site.path, UnsyncedError):
             system_calls.syncfs(self._root)
 
     def close(self) -> None:
@@ -288,13 +306,13 @@ class DirectoryStore:
 
 
 @contextlib.contextmanager
-def _border(what: str, where: bytes) -> Iterator[None]:
+def _border(what: str, where: bytes, kind: type[StoreError] = StoreError) -> Iterator[None]:
     """Turns OSError into StoreError, and nothing else."""
     try:
         yield
     except OSError as error:
         code = error.errno or errno.EIO
-        raise StoreError.of(
+        raise kind.of(
             f"cannot {what} {os.fsdecode(where)!r}: {error.strerror or error}", code
         ) from error
 

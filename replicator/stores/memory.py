@@ -84,6 +84,11 @@ class MemoryStore:
         copy._clock = self._clock
         return copy
 
+    def nodes(self) -> Iterator[Node]:
+        """Every object there is, in limbo and in `kept` as well."""
+        for top in (self._root, self._limbo, *self.kept.values()):
+            yield from top.below()
+
     # Directories
 
     def root(self) -> Directory:
@@ -138,6 +143,10 @@ class MemoryStore:
 
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
+
+    def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """See SiteStore."""
+        return _node(staged).data == self._node(directory, name).data
 
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
@@ -244,7 +253,7 @@ class MemoryStore:
         """See SiteStore."""
         self.files[name] = data
 
-    def append_file(self, name: str, data: bytes) -> None:
+    def append_file(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """See SiteStore."""
         self.files[name] = self.files.get(name, b"") + data
 

@@ -98,10 +98,14 @@ class SiteRoot:
         """Replace it, durably, by one rename."""
         _replace(self.reserved, _own(name), data)
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, name: str, data: bytes, *, durable: bool) -> None:
         """Append to it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FILE
-        _write(os.open(_own(name), flags, 0o600, dir_fd=self.reserved), data, sync=False)
+        fd = os.open(_own(name), flags, 0o600, dir_fd=self.reserved)
+        may_be_new = os.fstat(fd).st_size == 0
+        _write(fd, data, sync=durable)
+        if durable and may_be_new:
+            os.fsync(self.reserved)
 
     def close(self) -> None:
         """Give back the lease and all descriptors; the second time nothing happens."""

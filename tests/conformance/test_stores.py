@@ -246,11 +246,22 @@ def test_files_of_ours(store: SiteStore) -> None:
     store.write_file("state", b"one")
     store.write_file("state", b"2")
     store.append_file("log", b"a")
-    store.append_file("log", b"bc")
+    store.append_file("log", b"bc", durable=True)
     store.sync()
     assert (store.read_file("state"), store.read_file("log")) == (b"2", b"abc")
     assert store.list(store.root()) == []
     assert listed(store, store.limbo()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "alike"), [(b"abc" * 900_000, True), (b"abc" * 899_999 + b"abd", False), (b"", False)]
+)
+def test_content_is_compared_before_it_is_replaced(bench: Bench, data: bytes, alike: bool) -> None:
+    store, root = bench.store, bench.store.root()
+    put_file(store, root, b"a", b"abc" * 900_000)
+    staged = store.stage(attributes(stat.S_IFREG | 0o600), Bytes(data), mark(b"b"))
+    assert store.is_alike(staged, root, b"a") is alike
+    store.discard(staged)
 
 
 def test_listings_are_counted(store: SiteStore) -> None:

@@ -145,7 +145,7 @@ def test_what_jobs_and_the_replicator_do_is_not_foreign(
 
 def test_over_itself_others_can_pass_the_mount(mounting: Mounting, tmp_path: Path) -> None:
     """By a bind mount and by a descriptor, both from before."""
-    mounted = mounting.prepare("guard=on", over=True)
+    mounted = mounting.prepare("guard=on", "force", over=True)
     (mounted.source / "d").mkdir()
     other = tmp_path / "bind"
     other.mkdir()

@@ -59,7 +59,7 @@ def test_the_reserved_name_is_hidden(mounting: Mounting) -> None:
     mounted = mounting()
     assert os.listdir(mounted.mountpoint) == []
     assert os.listdir(mounted.source) == [".mirrorfs"]
-    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["spare", "volume"]
+    assert sorted(os.listdir(mounted.source / ".mirrorfs")) == ["activity", "spare", "volume"]
 
 
 def test_an_incarnation_after_a_clean_one(mounting: Mounting) -> None:
@@ -203,11 +203,7 @@ def test_a_source_with_a_comma_and_a_newline(mounting: Mounting) -> None:
 
 def test_a_dead_mount_is_named_and_removed(mounting: Mounting) -> None:
     mounted = mounting()
-    os.kill(mounted.pid, signal.SIGKILL)
-    mounted.wait()
-    done = run("mount", mounted.source, mounted.mountpoint, "-o", f"journal={mounted.journal}")
-    assert done.returncode == 69
-    assert f"run 'mirrorfs umount {mounted.mountpoint}' first" in done.stderr
+    mounted.die()
     assert run("status", mounted.mountpoint).returncode == 66
     done = run("umount", mounted.mountpoint)
     assert (done.returncode, done.stderr) == (0, "")
@@ -215,7 +211,7 @@ def test_a_dead_mount_is_named_and_removed(mounting: Mounting) -> None:
     mounted.mount()
 
 
-def test_after_a_kill_the_tree_is_reconciled(mounting: Mounting) -> None:
+def test_after_a_kill_what_was_being_changed_is_reconciled(mounting: Mounting) -> None:
     mounted = mounting()
     (mounted.mountpoint / "file").touch()
     mounted.kill()
@@ -223,13 +219,25 @@ def test_after_a_kill_the_tree_is_reconciled(mounting: Mounting) -> None:
     mounted.mount()
     mounted.umount()
     records = mounted.records()
-    assert kinds(records) == ["mount", "create", "write", "mount", "reconcile", "unmount"]
+    compared = ("reconcile", "attributes")
+    assert kinds(records) == ["mount", "create", "write", "mount", *compared, "unmount"]
     again, reconcile = records[3].body, records[4].body
     assert isinstance(again, Mount)
     assert not again.clean
     with JournalReader(str(mounted.journal)) as reader:
         root = reader.header.source.root
-    assert reconcile == Reconcile(root, True, b"", "mirrorfs stopped without unmounting")
+    assert reconcile == Reconcile(root, False, b"", "mirrorfs stopped without unmounting")
+
+
+def test_without_an_activity_log_the_tree_is_reconciled(mounting: Mounting) -> None:
+    mounted = mounting()
+    mounted.kill()
+    (mounted.journal / "activity").unlink()
+    mounted.mount()
+    mounted.umount()
+    reconcile = mounted.records()[-3]
+    assert isinstance(reconcile.body, Reconcile)
+    assert (reconcile.body.path, reconcile.body.whole) == (b"", True)
 
 
 def test_a_torn_tail_is_repaired_at_the_next_mount(mounting: Mounting) -> None:

@@ -265,6 +265,13 @@ def test_remount_of_what_is_not_mounted(tree: Tree) -> None:
     assert said(done) == (32, "", f"mirrorfs: {tree.dir}: not a mirrorfs mount\n")
 
 
+def kill(machine: Machine, named: str | Path) -> None:
+    """kill -9 the mirrorfs of a mountpoint or volume file, and what would start it again."""
+    running = machine.run(MIRRORFS, "status", "--json", named, check=True)
+    told = json.loads(running.stdout)
+    machine.run("kill", "-KILL", str(told["supervisor"]), str(told["pid"]), check=True)
+
+
 def test_a_volume_file(tree: Tree) -> None:
     tree.machine.write(
         "/etc/mirrorfs/helpers.toml",
@@ -275,10 +282,7 @@ def test_a_volume_file(tree: Tree) -> None:
     tree.machine.write("/etc/fstab", line)
     assert said(tree.machine.run("mount", tree.dir)) == QUIET
     assert said(tree.machine.run("mount", "-o", "remount,ro", tree.dir)) == QUIET
-    running = tree.machine.run(MIRRORFS, "status", "/etc/mirrorfs/helpers.toml")
-    assert running.returncode == 0
-    pid = running.stdout.split("process ")[1].split()[0].strip(",)")
-    tree.machine.run("kill", "-KILL", pid, check=True)
+    kill(tree.machine, "/etc/mirrorfs/helpers.toml")
     dead = f"{tree.dir}: dead mount removed\n"
     for expected in (dead, ""):  # there is none the second time
         done = tree.machine.run(MIRRORFS, "umount", "--dead", "/etc/mirrorfs/helpers.toml")
@@ -294,17 +298,19 @@ def test_a_live_mount_is_not_taken_for_a_dead_one(tree: Tree) -> None:
 
 def test_umount_removes_a_dead_mount(tree: Tree) -> None:
     assert said(tree.mount()) == QUIET
-    running = tree.machine.run(MIRRORFS, "status", tree.dir)
-    pid = running.stdout.split("process ")[1].split()[0].strip(",)")
-    tree.machine.run("kill", "-KILL", pid, check=True)
-    done = tree.mount()
-    assert done.returncode == 32
-    assert done.stderr == (
-        f"mirrorfs: mountpoint: {tree.dir}: a dead mount: run 'mirrorfs umount {tree.dir}' first\n"
-    )
+    kill(tree.machine, tree.dir)
     assert said(tree.machine.run("umount", tree.dir)) == QUIET
     assert tree.findmnt() is None
     assert said(tree.mount()) == QUIET
+
+
+def test_mount_replaces_a_dead_mount(tree: Tree) -> None:
+    assert said(tree.mount()) == QUIET
+    kill(tree.machine, tree.dir)
+    assert said(tree.mount()) == QUIET
+    tree.machine.run("touch", f"{tree.dir}/file", check=True)
+    assert said(tree.machine.run("umount", tree.dir)) == QUIET
+    assert tree.findmnt() is None
 
 
 def test_umount_of_a_mount_in_use(tree: Tree) -> None:

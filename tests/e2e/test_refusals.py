@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,10 +97,11 @@ def source_inside_a_mount(s: Setting) -> None:
 
 
 def dead_mount(s: Setting) -> None:
+    """One that is not ours by its type."""
     other = s.prepared
+    other.options = ("subtype=data",)
     other.mount()
-    os.kill(other.pid, signal.SIGKILL)
-    other.wait()
+    other.die()
 
 
 def dead_mount_over_the_source(s: Setting) -> None:
@@ -229,8 +229,8 @@ REFUSALS: list[tuple[Callable[[Setting], None], int, str]] = [
     (source_mounted_elsewhere, 69, "BASE/source: another mirrorfs has mounted this source"),
     (journal_in_use, 69, "another mirrorfs has mounted this source"),
     (source_inside_a_mount, 69, "inside the mirrorfs mount"),
-    (dead_mount, 69, "a dead mount: run 'mirrorfs umount BASE/mountpoint' first"),
-    (dead_mount_over_the_source, 69, "a dead mount: run 'mirrorfs umount BASE/source' first"),
+    (dead_mount, 69, "a dead mount: run 'umount -l BASE/mountpoint' first"),
+    (dead_mount_over_the_source, 69, "a dead mount: run 'umount -l BASE/source' first"),
     (mountpoint_inside_source, 66, "mountpoint: BASE/source/below: inside the source"),
     (source_inside_mountpoint, 66, "mountpoint: BASE/mountpoint: above the source"),
     (journal_inside_source, 66, "journal: BASE/source/not/yet/there: inside the source"),

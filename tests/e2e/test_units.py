@@ -150,14 +150,16 @@ def test_a_volume_and_its_replicator(machine: Machine, manager: Manager, tmp_pat
         f'[[site]]\nname = "backup"\nurl = "file://{site}"\n',
     )
 
-    def pid_of_mount() -> str:
+    def pids_of_mount() -> tuple[str, str]:
+        """Of the unit's main process, and of the engine that it starts."""
         status = ("/usr/local/bin/mirrorfs", "status", "--json", "/etc/mirrorfs/prod.toml")
-        return str(json.loads(machine.run(*status, check=True).stdout)["pid"])
+        told = json.loads(machine.run(*status, check=True).stdout)
+        return str(told["supervisor"]), str(told["pid"])
 
     try:
         crashed = manager.start("mirrorfs@prod")
         machine.write(f"{source}/file", "before the crash")
-        machine.run("kill", "-KILL", pid_of_mount(), check=True)
+        machine.run("kill", "-KILL", *pids_of_mount(), check=True)  # as with KillMode=mixed
         crashed.wait(_PATIENCE_SECONDS)
         mount = manager.start("mirrorfs@prod")  # what Restart=on-failure does
         machine.write(f"{source}/file", "after the crash")
@@ -169,7 +171,7 @@ def test_a_volume_and_its_replicator(machine: Machine, manager: Manager, tmp_pat
         said = manager.stop(replicator, str(told["sites"][0]["pid"]))
         assert "stopped" in said
         assert (site / "file").read_text() == "after the crash"
-        said = manager.stop(mount, pid_of_mount())
+        said = manager.stop(mount, pids_of_mount()[0])
         assert "unmounted; the last record is" in said
     finally:
         machine.run("umount", "-l", source)

@@ -33,13 +33,14 @@ _ENTRIES_MAX = 400
 _OTHERS = (
     *(errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.EINVAL),
     *(errno.ELOOP, errno.ENODATA, errno.EPERM, errno.ENXIO, errno.ENAMETOOLONG, errno.ESTALE),
-    *(errno.EBUSY, errno.EACCES),
+    *(errno.EBUSY, errno.EACCES, errno.ESPIPE),
 )
 """What an operation may answer: its object is of the wrong kind, or another job was faster."""
 
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits at a fifo
+_THERE = os.O_NOFOLLOW | os.O_NONBLOCK  # never waits at a fifo that another job has put there
+_CREATE = os.O_WRONLY | os.O_CREAT | _THERE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NAMES = (
@@ -188,14 +189,14 @@ class Churn:
 
     def overwrite(self) -> None:
         """All new content."""
-        descriptor = os.open(self._file(), os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+        descriptor = os.open(self._file(), os.O_WRONLY | os.O_TRUNC | _THERE)
         _write(descriptor, self._bytes())
 
     def patch(self) -> None:
         """Some bytes in the middle, times put back as they were or not."""
         path = self._file()
         before = os.lstat(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | _THERE)
         try:
             os.pwrite(descriptor, b"patched", self.random.randrange(before.st_size + 1))
             if self.random.random() < 0.3:
@@ -207,19 +208,19 @@ class Churn:
 
     def append(self) -> None:
         """At the end."""
-        _write(os.open(self._file(), os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW), self._bytes())
+        _write(os.open(self._file(), os.O_WRONLY | os.O_APPEND | _THERE), self._bytes())
 
     def two_handles(self) -> None:
         """Two open at once; the first closes before the second writes."""
         path = self._file()
-        one = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-        other = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        one = os.open(path, os.O_WRONLY | _THERE)
+        other = os.open(path, os.O_WRONLY | os.O_APPEND | _THERE)
         _write(one, b"one")
         _write(other, b"other")
 
     def store_by_mapping(self) -> None:
         """Through a mapping that outlives its descriptor."""
-        descriptor = os.open(self._file(), os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = os.open(self._file(), os.O_RDWR | _THERE)
         try:
             os.truncate(descriptor, 8192)
             mapping = mmap.mmap(descriptor, 8192)

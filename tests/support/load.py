@@ -41,20 +41,46 @@ class Load:
             assert job.stdout is not None
             assert job.stdout.readline() == b"ready\n"
 
+    @property
+    def running(self) -> bool:
+        """Started, and neither stopped nor lost."""
+        return bool(self._running)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the jobs."""
+        return [job.pid for job in self._running]
+
     def pause(self) -> None:
         """Every job stands still between two operations, with nothing open."""
         for job in self._running:
             job.send_signal(signal.SIGUSR1)
-            assert job.returncode is None, f"a job has ended with {job.returncode}"
         for job in self._running:
-            stopped = os.waitid(os.P_PID, job.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            assert stopped is not None
-            assert stopped.si_code == os.CLD_STOPPED, "a job has ended"
+            if job.returncode is None:
+                stopped = os.waitid(os.P_PID, job.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+                assert stopped is not None
+                if stopped.si_code == os.CLD_STOPPED:
+                    continue
+                job.wait()
+            # another job has truncated what it had mapped, and stored to
+            assert job.returncode == -signal.SIGBUS, f"a job has ended with {job.returncode}"
 
     def resume(self) -> None:
         """After `pause`."""
         for job in self._running:
             job.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While inside, nothing is changed: those that run stand still."""
+        if not self._running:
+            yield
+            return
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
 
     def waiting(self) -> int:
         """How many jobs are in a system call that waits at this moment."""
@@ -66,7 +92,7 @@ class Load:
         for job in self._running:
             job.send_signal(signal.SIGCONT)
             job.terminate()
-        self._join(0)
+        self._join(0, -signal.SIGBUS)
 
     def lose_mount(self) -> None:
         """The mount has died: every job has noticed, and ended."""
@@ -92,9 +118,9 @@ class Load:
 
 
 @contextmanager
-def loaded(directory: Path, seed: int) -> Iterator[Load]:
+def loaded(directory: Path, seed: int, jobs: int = 3) -> Iterator[Load]:
     """A load on that directory, not started yet."""
-    load = Load(directory, seed * 1000)
+    load = Load(directory, seed * 1000, jobs)
     try:
         yield load
     finally:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.engine import Engine, Surroundings, TroubleError
-from replicator.site_state import SiteState, decode_state
+from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceTree
@@ -41,14 +41,14 @@ class WatchedStore:
         if name not in MUTATIONS and name not in WRITES:
             return method
 
-        def watched(*args: Any) -> Any:
+        def watched(*args: Any, **options: Any) -> Any:
             if self.crash_in == 0:
                 raise CrashError
             if self.fail_in == 0:
                 raise StoreError.of("the disk", self.errno)
             self.crash_in -= 1
             self.fail_in -= 1
-            result = method(*args)
+            result = method(*args, **options)
             if name in MUTATIONS:
                 self.after()
             return result
@@ -64,7 +64,13 @@ class Mirror:
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
+        self.present: set[ObjectId] = set()
+        self.standing: dict[Place, ObjectId] = {}
+        self.once: set[ObjectId] = set()
+        self.begun = 0
         self.may_go_back = False
+        self.lost: set[Node] = set()
+        self.names_max = random.choice([1, 1, 2, 3, 64])
         self.fed = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
@@ -75,7 +81,7 @@ class Mirror:
         """Id of the source's root."""
         return self.tree.root_thing.id
 
-    def start(self, state: SiteState) -> None:
+    def start(self, state: SiteState, *, unsynced: bool = False) -> None:
         world = Surroundings(
             clock_ns=lambda: self.now,
             head=lambda: self.tree.head,
@@ -83,6 +89,8 @@ class Mirror:
             tick=lambda: None,
             boot="boot",
             random=Random(1),
+            unsynced=unsynced,
+            names_max=self.names_max,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
@@ -114,11 +122,28 @@ class Mirror:
                 state.working = min(state.working, incarnation.last)
         self.start(state)
 
+    def cut_power(self) -> None:
+        """Of the site: content that was not synced is lost, or not."""
+        data = self.store.inner.read_file("state")
+        if data is None:
+            return
+        state = decode_state(data)
+        for node in list(self.store.inner.nodes()):
+            unsynced = node.mark is not None and node.mark.saved >= state.saves
+            if unsynced and stat.S_ISREG(node.attributes.mode) and self.random.random() < 0.7:
+                node.data = b""
+                self.lost.add(node)
+        state.boot = "the one before"
+        self.store.inner.write_file("state", encode_state(state))
+        self.crash()
+        self.save()
+
     def lose_tail(self, keep: SequenceNumber) -> None:
         self.tree.lose_tail(keep)
         self.crash()
 
     def work(self, steps: int) -> None:
+        self.begun = self.tree.clock
         try:
             self.engine.work(steps)
         except CrashError:
@@ -143,7 +168,9 @@ class Mirror:
         self.store.crash_in = self.store.fail_in = -1
         for _ in range(4):
             self.feed(1 << 30)
-            self.engine.work(1 << 30)
+            self.begun = self.tree.clock
+            while self.engine.work(1 << 30):
+                pass
             self.now += 100_000_000_000
             self.engine.save()
 
@@ -170,6 +197,8 @@ class Mirror:
         for place, node in shown:
             if node.mark is None:
                 continue  # it was there before us
+            if node in self.lost:
+                continue  # and is still to be copied again
             thing = self.tree.things[node.mark.object]
             content = node.data if stat.S_ISREG(thing.mode) else thing.content
             asked = seen[place] == 1 and not self.may_go_back
@@ -180,6 +209,30 @@ class Mirror:
             )
             if seen[place] == 1:
                 self.shown[place] = at
+        self.check_presence([(place, node.mark.object) for place, node in shown if node.mark])
+
+    def check_presence(self, shown: list[tuple[Place, ObjectId]]) -> None:
+        """What lives in the source, and was at the site, is there still; and nothing was taken from
+        a place where the source has it, and had it since this work began. (Not asked in a directory
+        that the site has twice.)"""
+        standing = dict(shown)
+        store, tree = self.store.inner, self.tree
+        limbo = store.limbo()
+        assert isinstance(limbo, Node)
+        given_up = [node for path, node in store.kept.items() if path.startswith(b"limbo/")]
+        hidden = [node for each in (limbo, *given_up) for node in each.below()]
+        everything = [node.mark.object for node in hidden if node.mark]
+        everything += [self.root, *(identity for _, identity in shown)]
+        present = set(everything)
+        for identity in self.present - present:
+            assert not tree.living(tree.things[identity]), f"{identity.hex()} is gone from the site"
+        once = {identity for identity, count in Counter(everything).items() if count == 1}
+        once &= {self.root, *standing.values()}
+        for place, identity in self.standing.items():
+            if place.directory in self.once & once and standing.get(place) != identity:
+                at, now = tree.history[place][-1]
+                assert now != identity or at > self.begun, f"{place} was taken {identity.hex()}"
+        self.present, self.standing, self.once = present, standing, once
 
 
 def contents_of_source(tree: ModelTree) -> dict[bytes, Any]:

@@ -208,9 +208,12 @@ class ModelTree:
         self.records = [pair for pair in self.records if pair[0].sequence <= keep]
         self.restart()
         self.resume()
-        self._log(
-            Kind.RECONCILE, Reconcile(self.root_thing.id, whole=True, path=b"", reason="test")
-        )
+        self.reconcile(self.root_thing, whole=True)
+
+    def reconcile(self, thing: Thing, *, whole: bool) -> None:
+        """A record that asks for a comparison."""
+        path = b"" if thing is self.root_thing else None
+        self._log(Kind.RECONCILE, Reconcile(thing.id, whole=whole, path=path, reason="test"))
 
     def restart(self) -> None:
         """A new incarnation of the writer."""

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ from pathlib import Path
 import pytest
 
 from mirrorfs import mountinfo
-from mirrorfs.journal.control_client import ControlClient
+from mirrorfs.journal.control_client import ControlClient, NotRunningError, Status
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import Record
 
 _MNT_DETACH = 2
 _PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 MIRRORFS = (sys.executable, "-m", "mirrorfs")
@@ -52,6 +54,7 @@ class Mounted:
 
     Attributes:
         options: further `-o` options.
+        pid, supervisor: of the engine, and of the process that would start it again; 0 for none.
         journal_option: what `journal=` says, if that is not the journal itself.
     """
 
@@ -60,6 +63,7 @@ class Mounted:
     journal: Path
     options: Sequence[str] = ()
     pid: int = 0
+    supervisor: int = 0
     journal_option: Path | None = None
     _pidfds: list[int] = field(default_factory=list)
 
@@ -70,9 +74,7 @@ class Mounted:
         done = run("mount", self.source, self.mountpoint, "-o", options)
         if done.returncode != 0:
             raise AssertionError(f"mirrorfs mount: {done.returncode}: {done.stderr}")
-        with ControlClient(str(self.journal)) as client:
-            self.pid = client.status().pid
-        self._pidfds.append(os.pidfd_open(self.pid))
+        self.look()
 
     def umount(self) -> None:
         """Unmount it and wait for the daemon's end."""
@@ -80,16 +82,46 @@ class Mounted:
         if done.returncode != 0:
             raise AssertionError(f"mirrorfs umount: {done.returncode}: {done.stderr}")
 
-    def kill(self) -> None:
-        """kill -9 the daemon, wait for its end, and take the dead mount away."""
-        signal.pidfd_send_signal(self._pidfds[-1], signal.SIGKILL)
+    def look(self) -> Status:
+        """Which processes serve it now."""
+        with ControlClient(str(self.journal)) as client:
+            status = client.status()
+        self.pid, self.supervisor = status.pid, status.supervisor
+        # The supervisor first: it shall not see the engine die.
+        found = [pid for pid in (self.supervisor, self.pid) if pid]
+        self._pidfds, old = [os.pidfd_open(pid) for pid in found], self._pidfds
+        for pidfd in old:
+            os.close(pidfd)
+        return status
+
+    def wait_for_another(self) -> Status:
+        """Wait until another engine than the one looked at last serves it."""
+        old, deadline = self.pid, time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(NotRunningError, OSError):
+                status = self.look()
+                if status.pid != old:
+                    return status
+            assert time.monotonic() < deadline, "no other engine comes"
+            select.select([], [], [], _LOOK_SECONDS)
+
+    def die(self) -> None:
+        """kill -9 all of the daemon, and wait for its end; the dead mount stays."""
+        for pidfd in self._pidfds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         self.wait()
+
+    def kill(self) -> None:
+        """The same, and take the dead mount away."""
+        self.die()
         _libc.umount2(os.fsencode(self.mountpoint), _MNT_DETACH)
 
     def wait(self) -> None:
-        """Wait until the daemon has ended."""
-        ended, _, _ = select.select(self._pidfds[-1:], [], [], _PATIENCE_SECONDS)
-        assert ended, "the daemon does not end"
+        """Wait until all of the daemon has ended."""
+        for pidfd in self._pidfds:
+            ended, _, _ = select.select([pidfd], [], [], _PATIENCE_SECONDS)
+            assert ended, "the daemon does not end"
 
     def records(self) -> list[Record]:
         """All records of the journal, up to this moment."""

@@ -23,9 +23,10 @@ import pytest
 from mirrorfs.journal.reader import JournalReader
 from replicator.cursor import read_reports
 from replicator.site_state import SiteReport, SiteState, decode_state
+from tests.support import campaign
 from tests.support.mounts import ROOT
 
-PATIENCE_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = campaign.pick(120.0, 1800.0)
 _LOOK_SECONDS: Final = 0.02
 
 REPLICATOR: Final = (sys.executable, "-m", "replicator")

@@ -221,6 +221,21 @@ def test_removed_segments(tmp_path: Path) -> None:
         assert drained(reader)[-1] == 50
 
 
+def test_records_that_were_read_and_are_others_now(tmp_path: Path) -> None:
+    """A power cut took the end of the journal, and its reader did not notice."""
+    journal = tmp_path / "journal"
+    filled(journal, 10)
+    with JournalReader(str(journal)) as reader:
+        assert drained(reader)[-1] == 10
+        newest = segment_files(journal)[-1]
+        data = newest.read_bytes()
+        newest.unlink()  # it goes on reading the old file
+        newest.write_bytes(data[:-200])
+        filled(journal, 3)
+        with pytest.raises(RecordsGoneError, match="was read, and is gone"):
+            drained(reader)
+
+
 def test_a_bad_record_in_a_sealed_segment(tmp_path: Path) -> None:
     filled(tmp_path, 50)
     path = segment_files(tmp_path)[1]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirrorfs.journal.activity_header import ActivityHeader
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import Kind, SequenceNumber, Tag, Unmount
 from mirrorfs.journal.recovery import JournalRefusedError, Opened, open_journal
@@ -21,7 +22,9 @@ from mirrorfs.journal.segment import (
     CorruptionError,
     Incarnation,
     SourceIdentity,
+    decode_header,
     encode_header,
+    scan_records,
     segment_name,
 )
 from mirrorfs.journal.writer import WriterOptions
@@ -31,8 +34,10 @@ ROOT_DIRECTORY = Path(__file__).parents[3]
 SMALL = WriterOptions(segment_bytes_max=1500)
 
 
-def opened(directory: Path, options: WriterOptions | None = None) -> Opened:
-    return open_journal(str(directory), VOLUME, SOURCE, "node17", options)
+def opened(
+    directory: Path, options: WriterOptions | None = None, told: ActivityHeader | None = None
+) -> Opened:
+    return open_journal(str(directory), VOLUME, SOURCE, "node17", options, told)
 
 
 def filled(directory: Path, count: int, *, clean: bool = False) -> Path:
@@ -183,6 +188,49 @@ def test_a_flipped_byte_before_the_tail_is_refused(
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("of", ["this", "another", "none"])
+@pytest.mark.parametrize("synced", [2, 3])
+def test_a_hole_in_what_was_not_synced(tmp_path: Path, of: str, synced: int) -> None:
+    """A power cut may leave a later record on the disk, and not the one before it."""
+    segment = filled(tmp_path, 5)
+    data = segment.read_bytes()
+    with JournalReader(str(tmp_path)) as reader:
+        journal, tag = reader.header.journal, reader.header.tag
+    decoded = decode_header(data)
+    assert decoded is not None
+    third = (
+        decoded[1]
+        + scan_records(data[decoded[1] :], SequenceNumber(1), 0, SequenceNumber(3)).length
+    )
+    holed = data[:third] + bytes(50) + data[third + 50 :]
+    segment.write_bytes(holed)
+    told = ActivityHeader(journal, tag if of == "this" else Tag(1), 0, bytes(36), synced=synced)
+    if of != "this" or synced == 3:
+        with pytest.raises(CorruptionError):
+            opened(tmp_path, told=None if of == "none" else told)
+        return
+    again = opened(tmp_path, told=told)
+    assert again.torn is not None
+    assert (tmp_path / again.torn).read_bytes() == holed[third:]
+    assert again.writer.header.incarnations[-1].last == 2
+    again.writer.close()
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_an_incarnation_remembers_the_log_of_what_changes(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    with JournalReader(str(tmp_path)) as reader:
+        journal, tag = reader.header.journal, reader.header.tag
+    told = ActivityHeader(journal, tag, 0, bytes(36), generation=41)
+    again = opened(tmp_path, told=told)
+    assert again.writer.header.incarnations[-1].generation == 41
+    assert again.ended_ns > 0
+    again.writer.close()
+    third = opened(tmp_path, told=told)  # it tells of the one before
+    assert [each.generation for each in third.writer.header.incarnations] == [41, 0]
+    third.writer.close()
 
 
 def test_a_sealed_segment_that_is_not_whole(tmp_path: Path) -> None:

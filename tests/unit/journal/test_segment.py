@@ -167,8 +167,8 @@ def test_settled_flag() -> None:
 def test_scan_stops_where_told() -> None:
     each = frames()
     scan = scan_records(b"".join(each), FIRST, 100, SequenceNumber(3))
-    assert scan == (3, len(each[0]) + len(each[1]), Kind.MKDIR, None)
-    assert scan_records(b"", FIRST) == (1, 0, None, None)
+    assert scan[:4] == (3, len(each[0]) + len(each[1]), Kind.MKDIR, None)
+    assert scan_records(b"", FIRST)[:4] == (1, 0, None, None)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

@@ -14,8 +14,18 @@ TABLE = rb"""23 28 0:21 / /proc rw,relatime shared:7 - proc proc rw
 
 def test_parse() -> None:
     assert parse(TABLE)[1:] == [
-        MountEntry("/", "ext4", "/dev/vda", os.makedev(254, 0)),
-        MountEntry("/srv/my data\\x\n", "fuse.mirrorfs", "/srv/my data", os.makedev(0, 55)),
+        MountEntry(
+            *("/", "ext4", "/dev/vda", os.makedev(254, 0)),
+            id=28,
+            parent=1,
+            words=frozenset({"rw", "relatime"}),
+        ),
+        MountEntry(
+            *("/srv/my data\\x\n", "fuse.mirrorfs", "/srv/my data", os.makedev(0, 55)),
+            id=90,
+            parent=28,
+            words=frozenset({"rw"}),
+        ),
     ]
     assert [entry.ours for entry in parse(TABLE)] == [False, False, True]
 

@@ -90,3 +90,22 @@ def test_a_reserved_name_that_is_a_symlink(tmp_path: Path, root: int) -> None:
     (tmp_path / ".mirrorfs").symlink_to("other")
     with pytest.raises(UnusableError, match="the name is reserved"):
         VolumeDirectory(root, str(tmp_path))
+
+
+def test_it_bears_witness_of_the_journal(tmp_path: Path, root: int) -> None:
+    volume, journal = VolumeDirectory(root, str(tmp_path)), bytes(range(16))
+    assert volume.witness() is None
+    volume.bear_witness(journal, 7)
+    volume.bear_witness(journal, 8)
+    found = volume.witness()
+    assert found is not None
+    assert found[:2] == (journal, 8)
+    volume.close()
+    again = VolumeDirectory(root, str(tmp_path))
+    assert again.witness() == found
+    path = tmp_path / ".mirrorfs" / "activity"
+    data = path.read_bytes()
+    for spoiled in (b"", data[:-1], data[:-1] + b"x", bytes(len(data))):
+        path.write_bytes(spoiled)
+        assert again.witness() is None
+    again.close()

@@ -27,7 +27,7 @@ def test_a_short_mark_is_none(cut: int) -> None:
 
 
 def test_a_mark_of_another_version_is_none() -> None:
-    assert Mark.decode(b"\2" + MARKS[0].encode()[1:]) is None
+    assert Mark.decode(b"\3" + MARKS[0].encode()[1:]) is None
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from random import Random
 
 import pytest
 
+from mirrorfs.journal.activity_header import ActivityHeader, encode_activity_header
 from mirrorfs.journal.reader import JournalReader
-from mirrorfs.journal.record import Kind
+from mirrorfs.journal.record import Kind, Tag
 from mirrorfs.journal.recovery import open_journal
 from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.site_cursor import SiteCursor
@@ -179,3 +180,52 @@ def test_the_journal_is_told_after_the_site_has_it(tmp_path: Path) -> None:
     assert saved is not None
     assert told() == decode_state(saved).working
     assert 0 < told() < mirror.tree.head
+
+
+LOG = Tag(77)
+
+
+def journal_after(directory: Path, generation: int) -> None:
+    """A journal whose first incarnation had an activity log, found at that generation."""
+    first = open_journal(str(directory), VOLUME, SOURCE, "node17").writer
+    first.append(Kind.CREATE, created(1))
+    header = first.header
+    first.close()
+    told = ActivityHeader(header.journal, header.tag, 0, bytes(36), generation=generation)
+    open_journal(str(directory), VOLUME, SOURCE, "node17", told=told).writer.close()
+
+
+@pytest.mark.parametrize(("seen", "again"), [(0, False), (7, False), (8, True)])
+def test_a_journal_that_knows_less_than_the_site_did(
+    tmp_path: Path, seen: int, again: bool
+) -> None:
+    journal_after(tmp_path, 7)
+    with JournalReader(str(tmp_path)) as reader:
+        header = reader.header
+        state = SiteState(
+            volume=header.volume.hex(),
+            site="backup",
+            journal=header.journal.hex(),
+            tag=f"{header.incarnations[0].tag:016x}",
+            working=1,
+            clean=1,
+            log_tag=f"{header.incarnations[0].tag:016x}",
+            generation=seen,
+            saves=40,
+            site_cuts=[(1, 2)],
+        )
+        assert (cursor.went_back(reader, state) is not None) is again
+        found = cursor.load_state(store_of(state), reader, "backup", adopt=False)
+        assert found.initial is again
+        assert (found.saves, found.site_cuts) == (40, [(1, 2)])  # of the site, whatever becomes
+        state.log_tag = f"{header.tag:016x}"
+        assert cursor.went_back(reader, state) is None  # of the incarnation that goes on
+        state.log_tag = f"{LOG:016x}"
+        assert (cursor.went_back(reader, state) is None) is (seen == 0)
+
+
+def test_what_the_activity_log_says(tmp_path: Path) -> None:
+    assert cursor.read_log(str(tmp_path)) == (0, 0)
+    header = ActivityHeader(bytes(16), LOG, 0, bytes(36), generation=9, durable=8)
+    (tmp_path / "activity").write_bytes(encode_activity_header(header, 1))
+    assert cursor.read_log(str(tmp_path)) == (LOG, 8)

@@ -13,11 +13,10 @@ X, Y = ObjectId(b"x"), ObjectId(b"yy")
 
 
 def drain(them: Doubts) -> set[ObjectId]:
-    found = set()
-    while (directory := them.next()) is not None:
-        them.settled(directory)
-        them.settled(directory)
-        found.add(directory)
+    found = set(them)
+    for object in found:
+        them.settled(object)
+        them.settled(object)
     return found
 
 
@@ -39,3 +38,18 @@ def test_an_end_cut_short_is_dropped(cut: int) -> None:
         Doubts(store).add(directory)
     store.files[doubts.FILE] = store.files[doubts.FILE][:-cut]
     assert drain(Doubts(store)) == {X}
+
+
+def test_what_comes_into_doubt_again_stays() -> None:
+    them = Doubts(MemoryStore())
+    assert them.since(X) is None
+    them.add(X)
+    begun = them.since(X)
+    assert begun is not None
+    them.add(X)
+    them.settled(X, begun)
+    assert set(them) == {X}
+    again = them.since(X)
+    assert again is not None
+    them.settled(X, again)
+    assert not them

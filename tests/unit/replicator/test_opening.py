@@ -134,6 +134,6 @@ def test_a_mount_over_the_source_is_not_the_source(tree: Path, tmp_path: Path) -
             open_source(made)
         process.kill()
         process.wait()
-        with pytest.raises(SourceRefusedError, match="run 'mirrorfs umount"):
+        with pytest.raises(SourceRefusedError, match="mount it again"):
             open_source(made)
     open_source(made).close()

@@ -14,7 +14,7 @@ import pytest
 
 from mirrorfs.journal.record import SequenceNumber
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import change_at_random
+from tests.support.model_tree import change_at_random, directories
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 
@@ -27,11 +27,14 @@ def run(
     faults: bool = False,
     initial: bool = False,
     degrades: bool = False,
+    cuts: bool = False,
+    compares: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
-    there are no records for a while, and what was marked is compared afterwards.
+    there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
+    site's power. `compares`: now and then a directory is compared, or all of them.
     """
     random = Random(seed)
     mirror = Mirror(random)
@@ -54,6 +57,7 @@ def run(
     mirror.tree.meanwhile = meanwhile
     for _ in range(random.randint(5, 40)):
         degrade(mirror, random, degrades=degrades)
+        ask(mirror, random, compares=compares)
         for _ in range(random.randint(1, 6)):
             change()
         if random.random() < 0.6:
@@ -63,7 +67,7 @@ def run(
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
             mirror.save()
-        interrupt(mirror, random, crashes=crashes, tails=tails)
+        interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
     mirror.drain()
     return mirror
 
@@ -84,6 +88,13 @@ def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
         mirror.crash()
 
 
+def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:
+    """Have a directory compared, or not."""
+    if compares and random.random() < 0.15:
+        thing = random.choice([mirror.tree.root_thing, *directories(mirror.tree)])
+        mirror.tree.reconcile(thing, whole=random.random() < 0.7)
+
+
 def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
     """Let one of the next calls of the store be the last, or fail, or neither."""
     if crashes and random.random() < 0.1:
@@ -93,14 +104,33 @@ def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> Non
         mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
 
 
-def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool) -> None:
-    """Kill the replicator, or cut the power of the source's host, or neither."""
+def interrupt(mirror: Mirror, random: Random, *, crashes: bool, tails: bool, cuts: bool) -> None:
+    """Kill the replicator, or cut the power of the source's host or of the site, or neither."""
     if crashes and random.random() < 0.1:
         mirror.crash()
     if tails and mirror.tree.records and random.random() < 0.15:
         head = mirror.tree.head
         floor = max(mirror.tree.first - 1, head - 12)
         mirror.lose_tail(SequenceNumber(random.randint(floor, head)))
+    if cuts and random.random() < 0.15:
+        mirror.cut_power()
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_all_that_can_upset_it_ends_equal(block: int) -> None:
+    for seed in (*range(block * SEEDS, block * SEEDS + SEEDS), 107_553):
+        chance = Random(seed * 7 + 1)
+        mirror = run(
+            seed,
+            crashes=chance.random() < 0.6,
+            tails=chance.random() < 0.4,
+            faults=chance.random() < 0.4,
+            initial=chance.random() < 0.5,
+            degrades=chance.random() < 0.25,
+            cuts=chance.random() < 0.4,
+            compares=chance.random() < 0.4,
+        )
+        assert_equal(mirror, seed)
 
 
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
@@ -132,4 +162,35 @@ def test_what_changed_without_records_is_found_at_the_marks(
             seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
             degrades=True,
         )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
+def test_a_site_whose_power_is_cut_ends_equal(crashes: bool, initial: bool) -> None:
+    for seed in range(SEEDS // 2):
+        mirror = run(
+            seed, crashes=crashes, tails=not seed % 3, faults=not seed % 4, initial=initial,
+            degrades=not seed % 5, cuts=True,
+        )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
+@pytest.mark.parametrize("upset", ["", "crashes", "faults"])
+@pytest.mark.parametrize("block", range(2))
+def test_records_are_applied_beside_comparisons_that_go_on_after_a_kill(
+    block: int, upset: str, tails: bool
+) -> None:
+    """Also: what lives and was at the site is never missing there, and nothing is taken from where
+    it stands (see Mirror.check)."""
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset != "",
+            tails=tails,
+            faults=upset == "faults",
+            initial=bool(seed % 2),
+            compares=True,
+        )
         assert_equal(mirror, seed)

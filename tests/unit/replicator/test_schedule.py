@@ -71,15 +71,16 @@ CURRENT, STALE, COMING = ContentState.CURRENT, ContentState.STALE, ContentState.
         (mark(), 5, NO_HINTS, {"arriving": True}, CURRENT),
         (None, 6, NO_HINTS, {"arriving": True}, STALE),
         # copies that may have lost their content
-        (mark(20), 5, NO_HINTS, {"recopy_after": 19}, STALE),
-        (mark(20), 5, NO_HINTS, {"recopy_after": 20}, CURRENT),
+        (mark(20), 5, NO_HINTS, {"lost": True}, STALE),
+        (mark(20), 5, NO_HINTS, {"unproven": True}, CURRENT),
+        (mark(20), 5, NO_HINTS, {"unproven": True, "trust": False}, STALE),
     ],
 )  # fmt: skip
 def test_content_state(
     copy: Mark | None, ctime: int, known: Hints, options: dict[str, bool], state: ContentState
 ) -> None:
     arguments = {"trust": True, **options}
-    assert content_state(copy, ctime, known, KNOWN, **arguments) is state  # type: ignore[arg-type]
+    assert content_state(copy, ctime, known, KNOWN, **arguments) is state
 
 
 def test_recency_puts_the_copy_read_last_on_top() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mirrorfs.journal.record import SequenceNumber
 from replicator.site_state import (
     TRANSITIONS,
+    ComparisonState,
     HeldStep,
+    Level,
     Phase,
+    Root,
     SiteReport,
     SiteState,
     StateError,
@@ -46,8 +50,8 @@ def test_what_cannot_be_read_is_said(data: bytes) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(StateError, match="version 2"):
-        decode_state(encode_state(STATE).replace(b'"version": 1', b'"version": 2'))
+    with pytest.raises(StateError, match="version 3"):
+        decode_state(encode_state(STATE).replace(b'"version": 1', b'"version": 3'))
     with pytest.raises(StateError, match="version 2"):
         decode_report(encode_report(REPORT).replace(b'"version": 1', b'"version": 2'))
 
@@ -57,6 +61,18 @@ def test_the_clean_cursor_stays_below_what_is_held() -> None:
     assert clean_cursor(at, [], initial=False) == 9
     assert clean_cursor(at, [HELD], initial=False) == 4
     assert clean_cursor(at, [HELD], initial=True) == -1
+
+
+def test_what_is_compared_makes_a_state_that_earlier_versions_refuse() -> None:
+    roots = [Root(directory=b"d\xff", whole=True, sequence=7)]
+    way = [Level(directory=b"d\xff", below=True, after=b"\xfe")]
+    comparing = [ComparisonState(roots=roots, way=way), ComparisonState(roots=roots, doubt=True)]
+    state = msgspec.structs.replace(STATE, comparing=comparing)
+    data = encode_state(state)
+    assert decode_state(data) == state
+    assert decode_state(data).version == 2
+    assert clean_cursor(SequenceNumber(9), [], comparing[:1], initial=False) == 6
+    assert clean_cursor(SequenceNumber(9), [], comparing[1:], initial=False) == 9
 
 
 def test_two_held_steps_are_the_same_by_place_or_object() -> None:

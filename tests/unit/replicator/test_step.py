@@ -10,7 +10,7 @@ import pytest
 
 from mirrorfs.journal.record import Place
 from replicator.engine import TroubleError
-from replicator.stores.base import Attributes, Mark, StoreError
+from replicator.stores.base import Attributes, Mark, StoreError, UnsyncedError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.view import SourceError
 from tests.support.mirror import CrashError, Mirror, assert_equal
@@ -320,6 +320,41 @@ def test_after_a_power_cut_of_the_site_what_was_not_synced_is_copied_again(mirro
     follow(mirror)
     assert names(mirror) == {b"safe": safe.content, b"lost": lost.content}
     assert mirror.engine.counters.files_copied == 1
+
+
+def test_the_clean_cursor_passes_a_doubt_that_a_save_has_left(mirror: Mirror) -> None:
+    """As limbo does, when what is in it expires: it is looked through with the cursor."""
+    mirror.tree.create(mirror.tree.root_thing, b"d", DIRECTORY)
+    mirror.feed(10)
+    mirror.work(100)
+    mirror.engine.step.bench.doubt.add(mirror.root)
+    mirror.engine.save()
+    state = mirror.engine.state
+    assert state.clean < state.working
+    mirror.work(100)
+    assert mirror.engine.unsaved
+    mirror.engine.save()
+    assert state.clean == state.working
+    assert not mirror.engine.unsaved
+
+
+def test_a_failed_sync_is_not_tried_again(mirror: Mirror) -> None:
+    """The second one would be answered with success, and what was lost would be believed."""
+    error = UnsyncedError.of("the disk", errno.EIO)
+
+    def sync_fails(name: str, data: bytes) -> None:
+        raise error
+
+    save_file(mirror.tree, mirror.tree.root_thing, b"lost")
+    follow(mirror)
+    mirror.store.inner.write_file = sync_fails  # type: ignore[method-assign]
+    with pytest.raises(UnsyncedError):
+        mirror.engine.save()
+    directory = mirror.tree.create(mirror.tree.root_thing, b"d", DIRECTORY)
+    mirror.engine.step.bench.doubt.add(directory.id)
+    with pytest.raises(TroubleError) as raised:  # settling a doubt saves, too
+        mirror.engine.work(ALL)
+    assert raised.value.__cause__ is error
 
 
 def test_a_directory_in_doubt_stays_so_when_we_are_killed(mirror: Mirror) -> None:

@@ -1,0 +1,172 @@
+"""The comparisons of one site under way, and what steps left in doubt: which goes on next.
+
+The newest goes on first, and doubts before all. What they have done so far is saved with the
+cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
+from replicator.comparison import Comparison
+from replicator.held import Key, key_of
+from replicator.moves import Mode
+from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
+from replicator.reconcile import Reconciled, Reconciler
+from replicator.site_state import ComparisonState
+from replicator.step import Step
+from replicator.stores.base import StoreError
+from replicator.view import SourceError
+
+
+class Comparisons:
+    """Those of one site."""
+
+    def __init__(self, step: Step, reconciler: Reconciler) -> None:
+        self._step = step
+        self._reconciler = reconciler
+        self._doubt = step.bench.doubt
+        self._escape = step.bench.escape
+        self._under_way: list[Comparison] = []
+
+    def __bool__(self) -> bool:
+        """Whether there is something to compare."""
+        return bool(self._under_way) or bool(self._doubt)
+
+    def restore(self, states: Iterable[ComparisonState]) -> None:
+        """Go on with those that were saved. A doubt that was settled since needs nothing."""
+        for state in states:
+            root = ObjectId(state.roots[0].directory)
+            if not state.doubt or self._doubt.since(root) is not None:
+                made = Comparison.restored(state, self._escape.now())
+                self._under_way.append(made)
+
+    def states(self) -> list[ComparisonState]:
+        """What is to be saved."""
+        return [each.state() for each in self._under_way]
+
+    @property
+    def initial(self) -> bool:
+        """Whether the initial copy is among them."""
+        return any(each.initial for each in self._under_way)
+
+    @property
+    def item(self) -> Item | None:
+        """What is being worked on, for people."""
+        if self._under_way:
+            return self._under_way[-1].subject()
+        return next((ObjectItem(each, (SequenceNumber(0), 0)) for each in self._doubt), None)
+
+    @property
+    def told(self) -> str:
+        """What is being compared, in words."""
+        if not self._under_way:
+            return ""
+        item = self._under_way[-1].item
+        if item.path is None:
+            return "comparing a directory"
+        return f"comparing /{item.path.decode(errors='backslashreplace')}"
+
+    @property
+    def keys(self) -> set[Key]:
+        """The held steps they are about."""
+        return {key_of(item) for each in self._under_way for item in each.items}
+
+    def begin(
+        self,
+        items: Sequence[ReconcileItem],
+        gap: tuple[Tag, SequenceNumber],
+        *,
+        initial: bool = False,
+        adopt: bool = False,
+        doubt: bool = False,
+        keep: bool = True,
+    ) -> None:
+        """Compare those directories. One that compares the same begins anew with it.
+
+        `keep`: what has gone from the source goes to `kept`.
+        """
+        began = self._escape.begin(gap, keep=keep and not initial)
+        made = Comparison(
+            items,
+            doubt=doubt,
+            initial=initial,
+            adopt=adopt,
+            keep=keep,
+            began=began,
+        )
+        if not doubt:
+            self._under_way = [
+                each for each in self._under_way if each.doubt or each.roots != made.roots
+            ]
+        self._under_way.append(made)
+
+    def advance(
+        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
+    ) -> Reconciled:
+        """Do the next part. The rest is about what is in doubt now.
+
+        Raises StoreError and SourceError where going on is of no use now: the same part is to be
+        tried again, or to be given up.
+        """
+        done = Reconciled()
+        if self._take_doubt(gap, position, keep=keep):
+            return done
+        at_work = self._under_way[-1]
+        try:
+            more = self._reconciler.advance(at_work, done)
+        except (StoreError, SourceError):
+            at_work.tries += 1
+            raise
+        at_work.tries = 0
+        if not more:
+            if at_work.doubt:
+                self._doubt.settled(at_work.item.directory, at_work.began)
+            self._under_way.remove(at_work)
+        if not self:
+            self._escape.end()
+        return done
+
+    def _take_doubt(
+        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
+    ) -> bool:
+        """Begin with what is in doubt; whether there was something."""
+        if any(each.doubt or not each.creating for each in self._under_way):
+            return False  # what is in doubt may be found by the sweep, or be settled after it
+        identity = next(iter(self._doubt), None)
+        if identity is None:
+            return False
+        since = self._doubt.since(identity)
+        if since is not None and self._escape.seen.since(identity, since):
+            self._doubt.settled(identity)
+            return True
+        self.begin([ReconcileItem(identity, True, position)], gap, doubt=True, keep=keep)
+        return True
+
+    @property
+    def tries(self) -> int:
+        """How often the next part has failed."""
+        return self._under_way[-1].tries if self._under_way else 0
+
+    def give_up(self) -> Item | None:
+        """Pass over what `advance` failed at; what is to be held for it."""
+        at_work = self._under_way[-1]
+        item = at_work.subject() if at_work.creating else None
+        at_work.give_up()
+        at_work.tries = 0
+        return item
+
+    def precede(self, item: PlaceItem | ObjectItem, mode: Mode) -> Reconciled:
+        """See Reconciler: a step is about to be done because of a record."""
+        done = Reconciled()
+        if self._under_way:
+            for directory in self._directories(item):
+                self._reconciler.precede(directory, self._under_way, mode, done)
+        return done
+
+    def _directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
+        if isinstance(item, PlaceItem):
+            return [item.place.directory]
+        places = self._step.bench.plan.hints(item.object).places
+        return dict.fromkeys(place.directory for place in places)
