@@ -1,6 +1,6 @@
 # make run      a demonstration on a temporary tree; or SOURCE=/a SITE=/b [JOURNAL=/c]: mirror it
 # make test     all tests that this machine can run
-# make check    a minute: format, lint, types, imports, unit tests
+# make check    a minute: format, lint, types, imports (make lint), unit tests
 # make torture  long campaigns with random seeds
 # make bench    measure beside peers: see benchmarks/README.md
 # make install  [PREFIX=/usr/local] [DESTDIR=DIR], make uninstall: see mount-scripts/install.mk
@@ -13,7 +13,7 @@ SEED ?= $(shell date +%N)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 AS_ROOT = $(ROOT) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 
-.PHONY: run test check torture bench setup clean
+.PHONY: run test lint check torture bench setup clean
 
 run: setup
 ifeq ($(SOURCE)$(SITE),)
@@ -29,11 +29,13 @@ test: setup
 	        && python -m coverage report --fail-under=100 --include="$$(python -m tests.test_tidy)"; \
 	    status=$$?; rm -f "$$COVERAGE_FILE"; exit $$status'
 
-check: setup
+lint: setup
 	@$(BIN)/ruff format --check --quiet . || { echo "to mend it: $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@out=$$($(BIN)/lint-imports --no-logo) || { echo "$$out"; exit 1; }
+
+check: lint
 	@$(BIN)/python -m pytest -q tests/unit tests/test_tidy.py
 
 torture: EXTRA_PACKAGES := postgresql
