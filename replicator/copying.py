@@ -12,6 +12,7 @@ import fcntl
 import os
 from typing import Final
 
+from replicator.stopwatch import SPENT, clock
 from replicator.stores.base import TRANSIENT
 from replicator.view import SourceChangedError, SourceError
 
@@ -35,6 +36,7 @@ def copy_content(source: int, stage: int) -> int:
     size = before.st_size
     if size == 0:
         return 0
+    SPENT.progress.size, SPENT.progress.copied = size, 0
     whole = before.st_blocks * 512 >= size
     if whole and size <= SMALL_BYTES:
         _read_and_write(source, stage, 0, size)
@@ -53,12 +55,15 @@ def copy_content(source: int, stage: int) -> int:
 
 def _clone(source: int, stage: int) -> bool:
     """Share the blocks; False where that is not possible."""
+    began = clock()
     try:
         fcntl.ioctl(stage, FICLONE, source)
     except OSError as error:
         if error.errno in _FULL:
             raise
         return False
+    finally:
+        SPENT.copy += clock() - began
     return True
 
 
@@ -82,6 +87,7 @@ def _copy_sparse(source: int, stage: int, size: int) -> None:
 
 def _copy_range(source: int, stage: int, start: int, end: int) -> None:
     while start < end:
+        began = clock()
         try:
             count = os.copy_file_range(
                 source, stage, min(end - start, KERNEL_COPY_BYTES), start, start
@@ -90,6 +96,9 @@ def _copy_range(source: int, stage: int, start: int, end: int) -> None:
             if error.errno in _FULL:
                 raise
             count = 0
+        finally:
+            SPENT.copy += clock() - began
+        SPENT.progress.copied += count
         if count == 0:  # not here, at the end, or an error that read and write can tell apart
             _read_and_write(source, stage, start, end)
             return
@@ -98,6 +107,7 @@ def _copy_range(source: int, stage: int, start: int, end: int) -> None:
 
 def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
     while start < end:
+        began = clock()
         try:
             data = os.pread(source, min(end - start, BUFFER_BYTES), start)
         except OSError as error:
@@ -105,6 +115,8 @@ def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
             raise SourceError(
                 f"cannot read at {start}: {os.strerror(code)}", code, transient=code in TRANSIENT
             ) from error
+        finally:
+            SPENT.source += clock() - began
         if not data:
             raise SourceChangedError(f"ended at {start} while it was copied")
         rest = memoryview(data)
@@ -112,3 +124,4 @@ def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
             count = os.pwrite(stage, rest, start)
             rest = rest[count:]
             start += count
+            SPENT.progress.copied += count

@@ -103,7 +103,8 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
     for driver in drivers:
         try:
             opened.append(driver)
-            driver.open()
+            if driver.orders.paused is None:
+                driver.open()
         except (NoJournalError, *REFUSALS, ControlError, StoreError, SourceError, OSError) as error:
             for each in opened:
                 each.close()
@@ -137,6 +138,7 @@ async def _obey_signals(
 async def _report(drivers: Sequence[SiteDriver]) -> None:
     while True:
         for driver in drivers:
+            driver.look_for_orders()
             driver.report()
         await trio.sleep(_REPORT_SECONDS)
 

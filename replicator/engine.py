@@ -11,13 +11,15 @@ import contextlib
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Record, SequenceNumber, Tag
 from replicator.escape import Escape
 from replicator.held import DeferredError, HeldSteps, Subject
 from replicator.moves import NORMAL, Counters, Mode
+from replicator.observer import Observer, Unobserved
+from replicator.orders import Order, chosen
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, Position, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
@@ -25,12 +27,14 @@ from replicator.site_state import (
     STATE_FILE,
     HeldStep,
     SiteState,
+    SkippedStep,
     clean_cursor,
     encode_state,
 )
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceTree
+from replicator.wording import count
 
 _TRIES_MAX = 5
 _LIMBO_NS = 10_000_000_000
@@ -60,6 +64,7 @@ class Surroundings:
         tick: called now and then during long steps; may raise to stop them.
         boot: id of this boot of the host.
         random: for jitter.
+        observer: is told what is done.
     """
 
     clock_ns: Callable[[], int]
@@ -68,6 +73,7 @@ class Surroundings:
     tick: Callable[[], None]
     boot: str
     random: Random
+    observer: Observer = field(default_factory=Unobserved)
 
 
 class Engine:
@@ -126,6 +132,7 @@ class Engine:
             if tag != self._tags[-1][1]:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
+            self._world.observer.fed(record)
             body = record.body
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
@@ -148,9 +155,11 @@ class Engine:
                 item = self._due()
                 if item is None:
                     break
+            self._world.observer.begun(item)
             try:
                 self._apply(item)
             except (StoreError, SourceError) as error:
+                self._world.observer.dropped(item)
                 no_space = isinstance(error, StoreError) and error.no_space
                 if no_space:
                     self._make_room()
@@ -185,6 +194,7 @@ class Engine:
 
     def _apply(self, item: Item) -> None:
         position = item.position
+        ended = self._world.observer.done
         self._unsaved = True
         try:
             self.step.bench.map.limbo.tidy()
@@ -192,6 +202,7 @@ class Engine:
             self._settle_doubts(position)
         except (DeferredError, SourceChangedError) as error:
             self._hold(item, error, unsure=self._unsure)
+            ended = self._world.observer.held
         except (StoreError, SourceError) as error:
             self._failed(item, error)
             return
@@ -201,6 +212,9 @@ class Engine:
         self._tries = 0
         if item.position == position:
             self.plan.done(item)
+        else:
+            ended = self._world.observer.dropped
+        ended(item)
 
     def _carry_out(self, item: Item) -> None:
         if isinstance(item, PlaceItem):
@@ -252,6 +266,7 @@ class Engine:
         self._tries = 0
         self._hold(item, error, unsure=self._unsure)
         self.plan.done(item)
+        self._world.observer.held(item)
 
     # held steps --------------------------------------------------------------------------------
 
@@ -302,6 +317,30 @@ class Engine:
         if self.plan.known < self._world.head():
             return None  # what is seen now may be explained by records still to be read
         return self._held.due(self._world.clock_ns())
+
+    def obey(self, order: Order) -> str:
+        """Do what an operator ordered; what came of it, in words. To be saved."""
+        steps = chosen(self.held, order)
+        if not steps:
+            return "no such step is held"
+        if not order.skip:
+            self._held.hurry(steps)
+            return f"{count(len(steps), 'step')} will be tried again now"
+        for step in steps:
+            self._held.skip(step)
+            self.state.skipped.append(
+                SkippedStep(
+                    kind=step.kind,
+                    path=step.path,
+                    sequence=step.sequence,
+                    error=step.error,
+                    reason=order.reason,
+                    by=order.by,
+                    time_ns=order.time_ns,
+                )
+            )
+        self._unsaved = True
+        return f"{count(len(steps), 'step')} skipped"
 
     def next_due_ns(self) -> int | None:
         """When the next held step is tried again."""

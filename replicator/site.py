@@ -21,18 +21,23 @@ from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import Record, SequenceNumber, Tag
 from mirrorfs.journal.segment import CorruptionError
+from replicator.applied import ApplyLog
 from replicator.config import SiteSettings
-from replicator.cursor import load_state, write_report
+from replicator.cursor import load_state, read_reports, write_report
 from replicator.engine import Engine, Surroundings, TroubleError
 from replicator.lag import LagWindow, RateWindow
+from replicator.observing import Observing
 from replicator.opening import open_journaled_source
+from replicator.orders import Orders
 from replicator.schedule import Incarnations
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
+from replicator.stopwatch import timed
 from replicator.stores.base import SiteRefusedError, StoreError
 from replicator.stores.directory import DirectoryStore
 from replicator.view import SourceError, SourceRefusedError
+from replicator.wording import size
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ _SAVE_BUSY_SECONDS = 5.0
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
+_PAUSE_LOOK_SECONDS = 60.0
 
 REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
 """What only an operator can mend: the site halts."""
@@ -53,6 +59,10 @@ REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, R
 
 class StopNowError(Exception):
     """The operator does not want to wait for the end of what is being done."""
+
+
+class PausedError(Exception):
+    """The operator holds the site up."""
 
 
 class SiteDriver:
@@ -79,6 +89,10 @@ class SiteDriver:
         self._seen: SiteReport | None = None
         self._times: deque[tuple[SequenceNumber, int]] = deque()
         self._saved = self._worked = time.monotonic()
+        self.orders = Orders(journal, settings.name)
+        self._observing = Observing(ApplyLog(journal, settings.name))
+        self._pausing = False
+        self._free: int | None = None
         self._lag = LagWindow()
         self._rate = RateWindow()
         self._stopping = False
@@ -112,8 +126,13 @@ class SiteDriver:
             tick=self._tick,
             boot=boot_id(),
             random=self._random,
+            observer=self._observing,
         )
-        self._engine = Engine(source, store, state, _incarnations(reader), world)
+        self._observing.restart()
+        self._engine = Engine(
+            timed(source, "source"), timed(store, "site"), state, _incarnations(reader), world
+        )
+        self._observing.object_waits = self._engine.step.bench.object_waits
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
         self._engine.save()
@@ -138,9 +157,7 @@ class SiteDriver:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
             try:
-                if self._engine is None:
-                    await trio.to_thread.run_sync(self.open)
-                if await self._work():
+                if await self._round():
                     break
                 tries = 0
             except StopNowError:
@@ -155,6 +172,17 @@ class SiteDriver:
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
         self.report()
+
+    async def _round(self) -> bool:
+        """Work for a moment, or be held up; whether this was the end."""
+        if self.orders.paused is not None:
+            return await self._pause()
+        if self._engine is None:
+            await trio.to_thread.run_sync(self.open)
+        try:
+            return await self._work()
+        except PausedError:
+            return False
 
     async def _work(self) -> bool:
         """One slice, then wait if there is nothing to do; whether this was the end."""
@@ -173,6 +201,24 @@ class SiteDriver:
         if not busy and not self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False
+
+    async def _pause(self) -> bool:
+        """Let go of the site until the operator says otherwise; whether to stop meanwhile."""
+        if self._engine is not None:
+            await trio.to_thread.run_sync(self._save_and_close)
+        pause = self.orders.paused
+        self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
+        self._pausing = False
+        if pause is not None:
+            await self._wait(_PAUSE_LOOK_SECONDS)
+        return self._stopping
+
+    def look_for_orders(self) -> None:
+        """Called now and then: what an operator ordered must not wait for something else."""
+        self._pausing = self.orders.paused is not None and self.phase is not Phase.PAUSED
+        resumed = self.phase is Phase.PAUSED and self.orders.paused is None
+        if self._pausing or resumed or self.orders.waiting:
+            self._wake.set()
 
     def _patience(self, engine: Engine) -> float:
         """Seconds to wait for records at most: something else may be due before."""
@@ -203,7 +249,8 @@ class SiteDriver:
 
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
-        reason = f"waiting for space: {error}" if no_space else str(error)
+        free = await trio.to_thread.run_sync(free_bytes, self.settings.path) if no_space else None
+        reason = self._why(error, free)
         if self.reason != reason:
             _log.warning("%s: %s", self.settings.name, reason)
         self._enter(Phase.BACKING_OFF, reason)
@@ -215,6 +262,17 @@ class SiteDriver:
         await self._wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
+
+    def _why(self, error: Exception, free: int | None) -> str:
+        """An error in words, with the step it stopped."""
+        if not isinstance(error, TroubleError):
+            return str(error)
+        if not error.no_space:
+            return f"{error} (at {error.item})"
+        left = "" if free is None else f", {size(free)} free"
+        needed = self._observing.failed_size
+        need = f"{size(needed)} needed" if needed else "the site is full"
+        return f"waiting for space: {need}{left}, for {error.item}"
 
     @property
     def is_initial(self) -> bool:
@@ -244,6 +302,17 @@ class SiteDriver:
     def _tick(self) -> None:
         if self._stop_now:
             raise StopNowError
+        if self._pausing and not self._stopping:
+            raise PausedError
+
+    def _obey(self, engine: Engine) -> None:
+        """Carry out what an operator ordered; answered when it is saved."""
+        done = [(path, engine.obey(order)) for path, order in self.orders.take()]
+        if done:
+            engine.save()
+        for path, answer in done:
+            _log.info("%s: ordered: %s", self.settings.name, answer)
+            self.orders.answer(path, answer)
 
     def _slice(self) -> bool:
         """Work for a moment; whether there is more to do."""
@@ -251,6 +320,7 @@ class SiteDriver:
         assert engine is not None, "opened"
         deadline = time.monotonic() + _SLICE_SECONDS
         more = True
+        self._obey(engine)
         while more and time.monotonic() < deadline:
             self._tick()
             fed = self._feed(engine)
@@ -261,11 +331,14 @@ class SiteDriver:
             elif not more:
                 engine.step.finish()
             self._count(engine)
+        if not more and engine.idle and not engine.held:
+            self._observing.all_true()
         now = time.monotonic()
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
         if engine.unsaved and (idle or now - self._saved >= _SAVE_BUSY_SECONDS):
             engine.save()
             self._saved = time.monotonic()
+            self._free = free_bytes(self.settings.path)
         return more
 
     def _feed(self, engine: Engine) -> int:
@@ -320,8 +393,11 @@ class SiteDriver:
         """Write the report beside the journal; a full disk there must not stop us."""
         if self._engine is not None:
             self._look(self._engine)
+        elif self._seen is None and self.phase is Phase.PAUSED:
+            self._seen = self._from_before()
         if self._seen is None:
             return
+        self._observing.flush()
         now = time.time_ns()
         report = msgspec.structs.replace(
             self._seen,
@@ -332,11 +408,21 @@ class SiteDriver:
             lag_p50=self._lag.percentile(now, 0.5),
             lag_p99=self._lag.percentile(now, 0.99),
             records_per_second=self._rate.rate(now),
+            work=self._observing.report(now),
+            free_bytes=self._free,
         )
         try:
             write_report(self.journal, report)
         except OSError as error:
             _log.debug("%s: no report: %s", self.settings.name, error)
+
+    def _from_before(self) -> SiteReport | None:
+        """What was reported before a start that found the site held up."""
+        found = read_reports(self.journal).get(self.settings.name)
+        if not isinstance(found, SiteReport):
+            return None
+        us = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid()}
+        return msgspec.structs.replace(found, started_ns=self._started_ns, **us)
 
     def _look(self, engine: Engine) -> None:
         """What there is to report; it stays when the site is closed for a while."""
@@ -356,11 +442,21 @@ class SiteDriver:
             phase_ns=0,
             head=self._head,
             read=engine.plan.known,
+            done=engine.plan.working(),
             queue=len(engine.plan),
             oldest_ns=self._times[0][1] if self._times else 0,
             counters=counters,
             state=engine.state,
         )
+
+
+def free_bytes(path: str) -> int | None:
+    """Bytes that may still be written to a site; None if it cannot be told."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _tag(reader: JournalReader, record: Record) -> Tag:

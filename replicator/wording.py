@@ -50,6 +50,18 @@ def span(seconds: float) -> str:
     return " ".join(f"{value} {unit}" for value, unit in shown)
 
 
+def size(number: int) -> str:
+    """Bytes with as many digits as they deserve: `17 bytes`, `3.1 GB`."""
+    if number < 1000:
+        return count(number, "byte")
+    value = float(number)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        value /= 1000
+        if value < 999.5 or unit == "PB":
+            break
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
+
+
 def moment(time_ns: int) -> str:
     """A time in UTC to the second; `never` for 0."""
     if not time_ns:
