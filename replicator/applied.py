@@ -126,6 +126,24 @@ def read_applied(journal: str, site: str, since_ns: int = 0) -> Iterator[Applied
                 yield applied
 
 
+def last_applied(journal: str, site: str, object: str, since_ns: int) -> Applied | None:
+    """The last time since then that an object (its id in hex) became whole."""
+    directory, first = directory_of(journal, site), _hour_name(max(0, since_ns))
+    try:
+        names = sorted(os.listdir(directory), reverse=True)
+    except FileNotFoundError:
+        return None
+    sign = f'"{object}"'.encode()
+    for name in names:
+        if name.partition(".")[0] < first or not name.endswith((_PLAIN, _PACKED)):
+            continue
+        for line in reversed(_lines(f"{directory}/{name}")):
+            if sign in line:
+                with contextlib.suppress(msgspec.DecodeError):
+                    return _decode(line)
+    return None
+
+
 def _lines(path: str) -> list[bytes]:
     try:
         with open(path, "rb") as file:

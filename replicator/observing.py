@@ -24,20 +24,27 @@ from replicator.work import Doing, WorkReport, WorkWindow
 _AWAITED_MAX: Final = 500_000
 """Files that are followed at once; above that the oldest are not logged."""
 
-_FOLLOWED: Final = frozenset({Kind.CREATE, Kind.WRITE, Kind.RENAME, Kind.LINK})
+FOLLOWED: Final = frozenset({Kind.CREATE, Kind.WRITE, Kind.RENAME, Kind.LINK})
+"""After such a record, if it is settled, the site is to have the file, whole, of that name."""
 
 Key: TypeAlias = Place | ObjectId
 
 
 @dataclass(slots=True)
 class _Awaited:
-    """A file that is to become whole at the site."""
+    """A file that is to become whole at the site.
+
+    Attributes:
+        needs: its places, and the object itself, that are to be made true.
+        places: those a step at which may make it true on the way.
+    """
 
     record_ns: int
     path: bytes
     size: int = 0
     sequence: int = 0
     needs: set[Key] = field(default_factory=set)
+    places: set[Place] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -90,7 +97,7 @@ class Observing:
                 self._forget(body.other)
             if record.kind is Kind.UNLINK:
                 self._removed(body)
-            elif record.kind in _FOLLOWED and body.links and record.settled:
+            elif record.kind in FOLLOWED and body.links and record.settled:
                 self._await(record, body)
 
     def _await(self, record: Record, body: Change) -> None:
@@ -105,12 +112,18 @@ class Observing:
         if record.kind is Kind.WRITE:
             awaited.size = body.size
             awaited.needs.add(body.object)
+            for each in body.places:
+                self._watch(body.object, awaited, each)
             return
         place = body.places[0] if record.kind is Kind.LINK else body.places[-1]
         if record.kind is not Kind.LINK:
-            self._need_no_place(body.object, awaited)
+            self._forget_places(body.object, awaited)
         awaited.needs.add(place)
-        self._by_place.setdefault(place, set()).add(body.object)
+        self._watch(body.object, awaited, place)
+
+    def _watch(self, identity: ObjectId, awaited: _Awaited, place: Place) -> None:
+        awaited.places.add(place)
+        self._by_place.setdefault(place, set()).add(identity)
 
     def _removed(self, body: Change) -> None:
         if not body.links:
@@ -119,7 +132,7 @@ class Observing:
         awaited = self._awaited.get(body.object)
         if awaited is not None:
             for place in body.places:
-                self._unneed(body.object, awaited, place)
+                self._forget_place(body.object, awaited, place)
 
     def begun(self, item: Item) -> None:
         """See Observer."""
@@ -187,7 +200,7 @@ class Observing:
         awaited = self._awaited.get(identity)
         if awaited is None:
             return
-        self._unneed(identity, awaited, key)
+        awaited.needs.discard(key)
         if not awaited.needs:
             self._log_and_forget(identity, now)
 
@@ -208,21 +221,20 @@ class Observing:
     def _forget(self, identity: ObjectId) -> _Awaited | None:
         awaited = self._awaited.pop(identity, None)
         if awaited is not None:
-            self._need_no_place(identity, awaited)
+            self._forget_places(identity, awaited)
         return awaited
 
-    def _need_no_place(self, identity: ObjectId, awaited: _Awaited) -> None:
-        for key in tuple(awaited.needs):
-            if isinstance(key, Place):
-                self._unneed(identity, awaited, key)
+    def _forget_places(self, identity: ObjectId, awaited: _Awaited) -> None:
+        for place in tuple(awaited.places):
+            self._forget_place(identity, awaited, place)
 
-    def _unneed(self, identity: ObjectId, awaited: _Awaited, key: Key) -> None:
-        awaited.needs.discard(key)
-        if isinstance(key, Place):
-            waiting = self._by_place.get(key, set())
-            waiting.discard(identity)
-            if not waiting:
-                self._by_place.pop(key, None)
+    def _forget_place(self, identity: ObjectId, awaited: _Awaited, place: Place) -> None:
+        awaited.needs.discard(place)
+        awaited.places.discard(place)
+        waiting = self._by_place.get(place, set())
+        waiting.discard(identity)
+        if not waiting:
+            self._by_place.pop(place, None)
 
     # asked for reports -------------------------------------------------------------------------
 

@@ -389,17 +389,16 @@ class SiteDriver:
 
     # reports -----------------------------------------------------------------------------------
 
-    def report(self) -> None:
-        """Write the report beside the journal; a full disk there must not stop us."""
+    def current(self) -> SiteReport | None:
+        """How things are now; None before the site was ever open."""
         if self._engine is not None:
             self._look(self._engine)
         elif self._seen is None and self.phase is Phase.PAUSED:
             self._seen = self._from_before()
         if self._seen is None:
-            return
-        self._observing.flush()
+            return None
         now = time.time_ns()
-        report = msgspec.structs.replace(
+        return msgspec.structs.replace(
             self._seen,
             updated_ns=now,
             phase=self.phase.value,
@@ -411,6 +410,13 @@ class SiteDriver:
             work=self._observing.report(now),
             free_bytes=self._free,
         )
+
+    def report(self) -> None:
+        """Write the report beside the journal; a full disk there must not stop us."""
+        self._observing.flush()
+        report = self.current()
+        if report is None:
+            return
         try:
             write_report(self.journal, report)
         except OSError as error:

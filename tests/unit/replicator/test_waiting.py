@@ -10,7 +10,7 @@ import pytest
 from mirrorfs.journal.reader import NoJournalError
 from mirrorfs.journal.record import Checkpoint, Kind, SequenceNumber
 from mirrorfs.journal.writer import JournalWriter
-from replicator.waiting import POLL_SECONDS, UNHEARD_SECONDS, Answer, Outcome, wait
+from replicator.waiting import POLL_SECONDS, UNHEARD_SECONDS, Answer, Goal, Outcome, wait
 from tests.support.reports import held, journal_at, put_report, state_of
 
 
@@ -60,7 +60,9 @@ def ask(
     clock = clock or Clock()
     wanted = None if target is None else SequenceNumber(target)
     names = names or ("backup",)
-    return wait(str(journal), names, wanted, timeout, sleep=clock.sleep, monotonic=clock.monotonic)
+    return wait(
+        str(journal), names, Goal(wanted), timeout, sleep=clock.sleep, monotonic=clock.monotonic
+    )
 
 
 def test_reached_at_once(journal: Path, writer: JournalWriter) -> None:
