@@ -176,7 +176,7 @@ def table(report: LagReport, limits: Sequence[float]) -> list[str]:
         for row in (*rows, total):
             lines.append(_row(row))
         if total.slowest is not None:
-            lines.append(f"slowest: {total.slowest} ({_seconds(total.max).strip()} s)")
+            lines.append(f"slowest: {total.slowest} ({total.max:,.3f} s)")
         if total.untimed:
             lines.append(
                 f"without a time: {total.untimed:,} files the site has (initial copy, say)"
@@ -209,6 +209,8 @@ def _number(value: int) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
+    if value >= 100_000:
+        return f"{value / 86400:.0f} d"
     return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 

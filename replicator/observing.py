@@ -247,6 +247,7 @@ class Observing:
                     Doing(
                         path=_shown(each.item),
                         since_ns=each.began_ns,
+                        seconds=max(0, now_ns - each.began_ns) / 1e9,
                         size=each.progress.size,
                         copied=each.progress.copied,
                     ),

@@ -16,6 +16,9 @@ WINDOW_SECONDS: Final = 60
 BUSY: Final = 0.5
 """Workers that are at work for less of the time are not what holds a site up."""
 
+LONG_SECONDS: Final = 1.0
+"""A step that takes so long is named."""
+
 _NS: Final = 1_000_000_000
 _PARTS: Final = {
     "source": "reading the source",
@@ -30,11 +33,13 @@ class Doing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: escaped; "?" if it is not known. since_ns: when it began.
+        seconds: how long it takes so far.
         size, copied: bytes of the file, and how many of them are copied; 0: no copy is made (yet).
     """
 
     path: str
     since_ns: int
+    seconds: float = 0.0
     size: int = 0
     copied: int = 0
 
@@ -141,7 +146,8 @@ class WorkWindow:
 
 
 class Bottleneck(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds the rate of a site: `part` is none, source, site, copy, own or idle."""
+    """What bounds the rate of a site: `part` is none, idle, long, source,
+    site, copy or own."""
 
     part: str
     text: str
@@ -149,15 +155,18 @@ class Bottleneck(msgspec.Struct, frozen=True, kw_only=True):
 
 def bottleneck(work: WorkReport, queue: int) -> Bottleneck:
     """The narrow part, from queue and service times."""
-    if work.busy < BUSY:
+    workers = "one step at a time" if work.workers == 1 else f"all {work.workers} workers busy"
+    long = [step for step in work.doing if step.seconds >= LONG_SECONDS]
+    if len(long) >= work.workers:
+        first = max(long, key=lambda step: step.seconds)
+        what = f"a long step, {first.seconds:,.0f} s so far: {first.path}"
+        return Bottleneck(part="long", text=f"{what}; {workers}")
+    if work.busy < BUSY or not work.steps:
         if not queue:
             return Bottleneck(part="none", text="none: nothing waits for long")
-        told = f"the workers are busy {work.busy:.0%} of the time, and {queue:,} places wait"
+        told = f"none yet: the workers were busy {work.busy:.0%} of the last minute"
         return Bottleneck(part="idle", text=told)
     shares = {part: getattr(work, part) for part in _PARTS}
     part = max(shares, key=shares.__getitem__)
-    workers = "one step at a time" if work.workers == 1 else f"all {work.workers} workers busy"
-    if not work.steps:
-        return Bottleneck(part="idle", text=f"one long step; {workers}")
     text = f"{_PARTS[part]}: {shares[part]:.0%} of the time of a step; {workers}"
     return Bottleneck(part=part, text=text)

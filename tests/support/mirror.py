@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.engine import Engine, Surroundings, TroubleError
+from replicator.observer import Observer, Unobserved
 from replicator.site_state import SiteState, decode_state
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
@@ -59,8 +60,9 @@ class WatchedStore:
 class Mirror:
     """One site of a model tree, driven step by step."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, observer: Observer | None = None) -> None:
         self.random = random
+        self.observer = observer or Unobserved()
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
@@ -82,6 +84,7 @@ class Mirror:
             tick=lambda: None,
             boot="boot",
             random=Random(1),
+            observer=self.observer,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
