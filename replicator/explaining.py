@@ -270,6 +270,9 @@ class _Site:
         if not isinstance(report, SiteReport):
             why = "no replicator has ever reported on it" if report is None else f"report {report}"
             return "never", why
+        held = self._own(report)
+        if held is not None:
+            return self._step(held, "")
         if asked.looked and away is None and _equal(asked.version, version, mark):
             if version is None:
                 return "absent", "rightly absent: it is not in the source"
@@ -301,11 +304,11 @@ class _Site:
         if queued is not None:
             verdict = "paused" if report.phase == Phase.PAUSED.value else "queued"
             yield verdict, "; ".join(part for part in (queued, now) if part)
-        if report.state.initial:
-            told = "the initial copy has not come to it yet"
+        at = standing(self._reader, report.state)
+        if at.working < 0:
+            told = at.reason and f"an initial copy is due: {at.reason}"
+            told = told or "the initial copy has not come to it yet"
             yield "queued", "; ".join(part for part in (told, now) if part)
-        if now:
-            yield "paused" if report.phase == Phase.PAUSED.value else "away", now
         if away is not None:
             yield "away", f"the site cannot be looked at: {away}"
         if not self._asked.looked:
@@ -326,19 +329,30 @@ class _Site:
             return f"the site is backing off: {report.reason}"
         return ""
 
-    def _held(self, report: SiteReport) -> Iterator[tuple[str, str]]:
+    def _own(self, report: SiteReport) -> HeldStep | None:
+        """The held step of the path itself, unless one above is to be done before."""
+        names, ids, path = self._asked.names, self._asked.ids, self._asked.path
+        for verdict, _ in self._blocked(report):
+            if verdict == "blocked":
+                return None
+        for step in report.state.held:
+            if step.path == path or (step.object and step.object == self._asked.object):
+                return step
+        return Pending(report.state.held).holder(names, ids) if ids else None
+
+    def _blocked(self, report: SiteReport) -> Iterator[tuple[str, str]]:
+        """Directories on the way that are not there because their steps are held."""
         names, ids = self._asked.names, self._asked.ids
         for depth in range(1, min(len(names), len(ids) + 1)):
             for step in report.state.held:
                 place = (step.kind, step.directory, step.name)
                 if place == ("place", ids[depth - 1], names[depth - 1]):
                     yield self._step(step, "blocked: ")
+
+    def _held(self, report: SiteReport) -> Iterator[tuple[str, str]]:
+        yield from self._blocked(report)
+        names, ids = self._asked.names, self._asked.ids
         pending = Pending(report.state.held)
-        own = pending.holder(names, ids) if ids else None
-        for step in report.state.held:
-            own = own or (step if step.path is not None and step.path == self._asked.path else None)
-        if own is not None:
-            yield self._step(own, "")
         for depth in range(len(names) - 1, -1, -1):
             above = pending.holder(names[:depth], ids[: depth + 1]) if ids else None
             if above is not None and above.kind != "object":

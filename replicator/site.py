@@ -91,6 +91,7 @@ class SiteDriver:
         self._saved = self._worked = time.monotonic()
         self.orders = Orders(journal, settings.name)
         self._observing = Observing(ApplyLog(journal, settings.name))
+        self._answers: list[tuple[str, str]] = []
         self._pausing = False
         self._free: int | None = None
         self._lag = LagWindow()
@@ -306,13 +307,15 @@ class SiteDriver:
             raise PausedError
 
     def _obey(self, engine: Engine) -> None:
-        """Carry out what an operator ordered; answered when it is saved."""
-        done = [(path, engine.obey(order)) for path, order in self.orders.take()]
+        """Carry out what an operator ordered; answered when it is saved, and reported."""
+        answered = {path for path, _ in self._answers}
+        orders = [each for each in self.orders.take() if each[0] not in answered]
+        done = [(path, engine.obey(order)) for path, order in orders]
         if done:
             engine.save()
-        for path, answer in done:
+        for _, answer in done:
             _log.info("%s: ordered: %s", self.settings.name, answer)
-            self.orders.answer(path, answer)
+        self._answers += done
 
     def _slice(self) -> bool:
         """Work for a moment; whether there is more to do."""
@@ -414,6 +417,7 @@ class SiteDriver:
     def report(self) -> None:
         """Write the report beside the journal; a full disk there must not stop us."""
         self._observing.flush()
+        answers = list(self._answers)
         report = self.current()
         if report is None:
             return
@@ -421,6 +425,9 @@ class SiteDriver:
             write_report(self.journal, report)
         except OSError as error:
             _log.debug("%s: no report: %s", self.settings.name, error)
+        for each in answers:
+            self.orders.answer(*each)
+            self._answers.remove(each)
 
     def _from_before(self) -> SiteReport | None:
         """What was reported before a start that found the site held up."""
