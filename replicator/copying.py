@@ -12,7 +12,7 @@ import fcntl
 import os
 from typing import Final
 
-from replicator.stopwatch import SPENT, clock
+from replicator.stopwatch import clock, here
 from replicator.stores.base import TRANSIENT
 from replicator.view import SourceChangedError, SourceError
 
@@ -36,7 +36,8 @@ def copy_content(source: int, stage: int) -> int:
     size = before.st_size
     if size == 0:
         return 0
-    SPENT.progress.size, SPENT.progress.copied = size, 0
+    account = here()
+    account.size, account.copied = size, 0
     whole = before.st_blocks * 512 >= size
     if whole and size <= SMALL_BYTES:
         _read_and_write(source, stage, 0, size)
@@ -63,7 +64,7 @@ def _clone(source: int, stage: int) -> bool:
             raise
         return False
     finally:
-        SPENT.copy += clock() - began
+        here().copy += clock() - began
     return True
 
 
@@ -97,8 +98,8 @@ def _copy_range(source: int, stage: int, start: int, end: int) -> None:
                 raise
             count = 0
         finally:
-            SPENT.copy += clock() - began
-        SPENT.progress.copied += count
+            here().copy += clock() - began
+        here().copied += count
         if count == 0:  # not here, at the end, or an error that read and write can tell apart
             _read_and_write(source, stage, start, end)
             return
@@ -116,7 +117,7 @@ def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
                 f"cannot read at {start}: {os.strerror(code)}", code, transient=code in TRANSIENT
             ) from error
         finally:
-            SPENT.source += clock() - began
+            here().source += clock() - began
         if not data:
             raise SourceChangedError(f"ended at {start} while it was copied")
         rest = memoryview(data)
@@ -124,4 +125,4 @@ def _read_and_write(source: int, stage: int, start: int, end: int) -> None:
             count = os.pwrite(stage, rest, start)
             rest = rest[count:]
             start += count
-            SPENT.progress.copied += count
+            here().copied += count

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Record
 from replicator.applied import Applied, ApplyLog
 from replicator.planner import Item, ObjectItem, PlaceItem
-from replicator.stopwatch import SPENT, Progress, clock
+from replicator.stopwatch import Account, clock, here
 from replicator.wording import escaped
 from replicator.work import Doing, WorkReport, WorkWindow
 
@@ -27,24 +27,24 @@ _AWAITED_MAX: Final = 500_000
 FOLLOWED: Final = frozenset({Kind.CREATE, Kind.WRITE, Kind.RENAME, Kind.LINK})
 """After such a record, if it is settled, the site is to have the file, whole, of that name."""
 
-Key: TypeAlias = Place | ObjectId
-
 
 @dataclass(slots=True)
 class _Awaited:
     """A file that is to become whole at the site.
 
     Attributes:
-        needs: its places, and the object itself, that are to be made true.
-        places: those a step at which may make it true on the way.
+        content: the object itself is to be made true.
+        place: its newest name, if that is to be made true.
+        places: where it stands; a step there may make its content true on the way.
     """
 
     record_ns: int
     path: bytes
     size: int = 0
     sequence: int = 0
-    needs: set[Key] = field(default_factory=set)
-    places: set[Place] = field(default_factory=set)
+    content: bool = False
+    place: Place | None = None
+    places: list[Place] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class _Running:
     source: int
     site: int
     copy: int
-    progress: Progress
+    account: Account
 
 
 class Observing:
@@ -76,7 +76,7 @@ class Observing:
         self._lock = threading.Lock()
         self._running: dict[int, _Running] = {}
         self._awaited: dict[ObjectId, _Awaited] = {}
-        self._by_place: dict[Place, set[ObjectId]] = {}
+        self._by_place: dict[Place, ObjectId] = {}
 
     def restart(self) -> None:
         """A new engine begins: what the last one was at is forgotten."""
@@ -101,70 +101,74 @@ class Observing:
                 self._await(record, body)
 
     def _await(self, record: Record, body: Change) -> None:
-        awaited = self._awaited.get(body.object)
+        identity = body.object
+        awaited = self._awaited.get(identity)
         if awaited is None:
             if len(self._awaited) >= _AWAITED_MAX:
                 self._forget(next(iter(self._awaited)))
-            awaited = self._awaited[body.object] = _Awaited(record.time_ns, body.path or b"")
+            awaited = self._awaited[identity] = _Awaited(record.time_ns, body.path or b"")
         awaited.sequence = record.sequence
         if body.path is not None:
             awaited.path = body.path
         if record.kind is Kind.WRITE:
             awaited.size = body.size
-            awaited.needs.add(body.object)
+            awaited.content = True
             for each in body.places:
-                self._watch(body.object, awaited, each)
+                self._watch(identity, awaited, each)
             return
-        place = body.places[0] if record.kind is Kind.LINK else body.places[-1]
         if record.kind is not Kind.LINK:
-            self._forget_places(body.object, awaited)
-        awaited.needs.add(place)
-        self._watch(body.object, awaited, place)
+            self._forget_places(identity, awaited)
+        awaited.place = body.places[0] if record.kind is Kind.LINK else body.places[-1]
+        self._watch(identity, awaited, awaited.place)
 
     def _watch(self, identity: ObjectId, awaited: _Awaited, place: Place) -> None:
-        awaited.places.add(place)
-        self._by_place.setdefault(place, set()).add(identity)
+        if place not in awaited.places:
+            awaited.places.append(place)
+            self._by_place[place] = identity
 
     def _removed(self, body: Change) -> None:
         if not body.links:
             self._forget(body.object)
             return
         awaited = self._awaited.get(body.object)
-        if awaited is not None:
-            for place in body.places:
-                self._forget_place(body.object, awaited, place)
+        if awaited is not None and awaited.place in body.places:
+            awaited.place = None
 
     def begun(self, item: Item) -> None:
         """See Observer."""
-        now, spent = time.time_ns(), SPENT
-        spent.progress.size = spent.progress.copied = 0
-        running = _Running(item, now, clock(), spent.source, spent.site, spent.copy, spent.progress)
+        now, account = time.time_ns(), here()
+        account.size = account.copied = 0
+        running = _Running(item, now, clock(), account.source, account.site, account.copy, account)
         with self._lock:
             self._running[threading.get_ident()] = running
-            record_ns = self._record_ns(item)
-            if record_ns:
-                self._window.waited(now, max(0, now - record_ns))
+            awaited = self._awaited_by(item)
+            if awaited is not None:
+                self._window.waited(now, max(0, now - awaited.record_ns))
 
-    def _record_ns(self, item: Item) -> int:
-        if isinstance(item, ObjectItem):
-            awaited = self._awaited.get(item.object)
-            return 0 if awaited is None else awaited.record_ns
+    def _awaited_by(self, item: Item) -> _Awaited | None:
         if isinstance(item, PlaceItem):
-            for identity in self._by_place.get(item.place, ()):
-                return self._awaited[identity].record_ns
-        return 0
+            identity = self._by_place.get(item.place)
+            return None if identity is None else self._awaited.get(identity)
+        return self._awaited.get(item.object) if isinstance(item, ObjectItem) else None
 
     def done(self, item: Item) -> None:
         """See Observer."""
         with self._lock:
             now = self._ended()
-            if isinstance(item, ObjectItem):
-                self._made_true(item.object, item.object, now)
-            elif isinstance(item, PlaceItem):
-                for identity in tuple(self._by_place.get(item.place, ())):
-                    self._made_true(identity, item.place, now)
-                    if not self.object_waits(identity):  # it was made true on the way
-                        self._made_true(identity, identity, now)
+            awaited = self._awaited_by(item)
+            if awaited is None:
+                return
+            if isinstance(item, PlaceItem):
+                identity = self._by_place[item.place]
+                if awaited.place == item.place:
+                    awaited.place = None
+                if awaited.content and not self.object_waits(identity):  # true on the way
+                    awaited.content = False
+            elif isinstance(item, ObjectItem):
+                identity = item.object
+                awaited.content = False
+            if not awaited.content and awaited.place is None:
+                self._log_and_forget(identity, now)
 
     def held(self, item: Item) -> None:
         """See Observer."""
@@ -173,7 +177,7 @@ class Observing:
 
     def dropped(self, item: Item) -> None:
         """See Observer."""
-        self.failed_size = SPENT.progress.size
+        self.failed_size = here().size
         with self._lock:
             self._ended()
 
@@ -187,22 +191,14 @@ class Observing:
     def _ended(self) -> int:
         now, running = time.time_ns(), self._running.pop(threading.get_ident(), None)
         if running is not None:
-            spent = SPENT
+            account = running.account
             parts = (
-                spent.source - running.source,
-                spent.site - running.site,
-                spent.copy - running.copy,
+                account.source - running.source,
+                account.site - running.site,
+                account.copy - running.copy,
             )
             self._window.add(now, clock() - running.began, parts)
         return now
-
-    def _made_true(self, identity: ObjectId, key: Key, now: int) -> None:
-        awaited = self._awaited.get(identity)
-        if awaited is None:
-            return
-        awaited.needs.discard(key)
-        if not awaited.needs:
-            self._log_and_forget(identity, now)
 
     def _log_and_forget(self, identity: ObjectId, now: int) -> None:
         awaited = self._forget(identity)
@@ -225,16 +221,10 @@ class Observing:
         return awaited
 
     def _forget_places(self, identity: ObjectId, awaited: _Awaited) -> None:
-        for place in tuple(awaited.places):
-            self._forget_place(identity, awaited, place)
-
-    def _forget_place(self, identity: ObjectId, awaited: _Awaited, place: Place) -> None:
-        awaited.needs.discard(place)
-        awaited.places.discard(place)
-        waiting = self._by_place.get(place, set())
-        waiting.discard(identity)
-        if not waiting:
-            self._by_place.pop(place, None)
+        for place in awaited.places:
+            if self._by_place.get(place) == identity:
+                del self._by_place[place]
+        awaited.places.clear()
 
     # asked for reports -------------------------------------------------------------------------
 
@@ -248,8 +238,8 @@ class Observing:
                         path=_shown(each.item),
                         since_ns=each.began_ns,
                         seconds=max(0, now_ns - each.began_ns) / 1e9,
-                        size=each.progress.size,
-                        copied=each.progress.copied,
+                        size=each.account.size,
+                        copied=each.account.copied,
                     ),
                 )
                 for each in self._running.values()

@@ -16,32 +16,35 @@ T = TypeVar("T")
 Side = Literal["source", "site"]
 
 
-class Spent(threading.local):
-    """Nanoseconds this thread has spent, and the file it is copying.
+class Account:
+    """What a thread has spent, in nanoseconds, and the file it is copying.
 
     Attributes:
         source, site: in calls there. copy: in copies by the kernel, which are both at once.
-        depth: of calls inside calls: only the outermost counts.
+        inside: in a call: of calls inside calls only the outermost counts.
         size, copied: bytes of the file being copied, and how many of them are there.
     """
 
+    __slots__ = ("copied", "copy", "inside", "site", "size", "source")
+
     def __init__(self) -> None:
         self.source = self.site = self.copy = 0
-        self.depth = 0
-        self.progress = Progress()
-
-
-class Progress:
-    """How far the copy is that a thread makes; read by others."""
-
-    __slots__ = ("copied", "size")
-
-    def __init__(self) -> None:
         self.size = self.copied = 0
+        self.inside = False
 
 
-SPENT: Final = Spent()
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.account = Account()
+
+
+_here: Final = _Here()
 clock: Final = time.perf_counter_ns
+
+
+def here() -> Account:
+    """The account of this thread; others may read it."""
+    return _here.account
 
 
 class _Timed:
@@ -64,23 +67,25 @@ class _Timed:
 
 
 def _timed(call: Callable[..., Any], side: Side) -> Callable[..., Any]:
+    at_site = side == "site"
+
     @functools.wraps(call)
     def timed(*arguments: Any, **named: Any) -> Any:
-        spent = SPENT
-        if spent.depth:
+        account = _here.account
+        if account.inside:
             return call(*arguments, **named)
-        spent.depth = 1
-        others = spent.source + spent.copy if side == "site" else spent.site + spent.copy
+        account.inside = True
+        elsewhere = account.source + account.copy
         began = clock()
         try:
             return call(*arguments, **named)
         finally:
+            account.inside = False
             lasted = clock() - began
-            spent.depth = 0
-            if side == "site":
-                spent.site += lasted - (spent.source + spent.copy - others)
+            if at_site:  # what it read of the source, or had the kernel copy, is not its own
+                account.site += lasted - (account.source + account.copy - elsewhere)
             else:
-                spent.source += lasted - (spent.site + spent.copy - others)
+                account.source += lasted
 
     return timed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator import copying, stopwatch
-from replicator.stopwatch import SPENT, timed
+from replicator.stopwatch import here, timed
 
 
 class Clock:
@@ -25,9 +25,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
     monkeypatch.setattr(stopwatch, "clock", made)
-    SPENT.source = SPENT.site = SPENT.copy = 0
+    here().source = here().site = here().copy = 0
     yield made
-    assert SPENT.depth == 0
+    assert not here().inside
 
 
 class Store:
@@ -40,7 +40,7 @@ class Store:
     def write(self, nanoseconds: int) -> str:
         """Takes so long, of which a fifth is reading the source."""
         self.clock.now += nanoseconds
-        SPENT.source += nanoseconds // 5
+        here().source += nanoseconds // 5
         self.calls += 1
         return "done"
 
@@ -58,22 +58,22 @@ def test_a_call_counts_for_its_side_without_what_it_read(clock: Clock) -> None:
     store = timed(Store(clock), "site")
     assert store.write(100) == "done"
     assert store.calls == 1
-    assert (SPENT.source, SPENT.site) == (20, 80)
+    assert (here().source, here().site) == (20, 80)
     store.write(100)
-    assert SPENT.site == 160
+    assert here().site == 160
 
 
 def test_a_call_at_the_source(clock: Clock) -> None:
     source = timed(Store(clock), "source")
     with pytest.raises(BlockingIOError):
         source.fail()
-    assert (SPENT.source, SPENT.site) == (7, 0)
+    assert (here().source, here().site) == (7, 0)
 
 
 def test_the_outermost_call_alone_counts(clock: Clock) -> None:
     site, source = timed(Store(clock), "site"), timed(Store(clock), "source")
     site.read_of(source)
-    assert SPENT.source + SPENT.site == 10
+    assert here().source + here().site == 10
 
 
 def test_attributes_are_those_of_the_object_behind(clock: Clock) -> None:
@@ -89,19 +89,19 @@ def test_each_thread_has_an_account_of_its_own(clock: Clock) -> None:
 
     def work() -> None:
         store.write(50)
-        seen.append(SPENT.site)
+        seen.append(here().site)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert (seen, SPENT.site) == ([40], 0)
+    assert (seen, here().site) == ([40], 0)
 
 
 @pytest.mark.parametrize("size", [0, 1000, copying.SMALL_BYTES + 4096])
 def test_how_far_a_copy_is(tmp_path: Path, size: int) -> None:
     (tmp_path / "source").write_bytes(b"x" * size)
-    SPENT.progress.size = SPENT.progress.copied = 0
+    here().size = here().copied = 0
     with (tmp_path / "source").open("rb") as source, (tmp_path / "stage").open("wb") as stage:
         copying.copy_content(source.fileno(), stage.fileno())
-    assert SPENT.progress.size == size
-    assert SPENT.progress.copied in (0, size)  # shared blocks are there at once
+    assert here().size == size
+    assert here().copied in (0, size)  # shared blocks are there at once
