@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Final
 
+_UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 _SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -54,12 +55,10 @@ def size(number: int) -> str:
     """Bytes with as many digits as they deserve: `17 bytes`, `3.1 GB`."""
     if number < 1000:
         return count(number, "byte")
-    value = float(number)
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        value /= 1000
-        if value < 999.5 or unit == "PB":
-            break
-    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
+    value, unit = number / 1000, 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}" if value < 999.5 else f"{value:,.0f} {_UNITS[unit]}"
 
 
 def moment(time_ns: int) -> str:

@@ -27,6 +27,7 @@ def test_a_path_with_all_there_is_to_tell() -> None:
         sites=(
             SiteTold(site="one", url="file:///one", verdict="there", text="there", version=FILE),
             SiteTold(site="two", url="", verdict="away", text="gone", version=DIRECTORY),
+            SiteTold(site="three", url="", verdict="absent", text="nothing"),
         ),
         notes=("it rains",),
     )
@@ -44,6 +45,9 @@ def test_a_path_with_all_there_is_to_tell() -> None:
         "site two|",
         "  has|directory, modified then, as of record 7",
         "  state|gone",
+        "|",
+        "site three|",
+        "  state|nothing",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.wording import count, escaped, lag, moment, span
+from replicator.wording import count, escaped, lag, moment, size, span
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,22 @@ def test_moments() -> None:
     assert moment(0) == "never"
     assert moment(1_700_000_000_999_999_999) == "2023-11-14T22:13:20Z"
     assert moment(10**30) == f"{10**30} ns"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (4096, "4.1 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (3_100_000_000, "3.1 GB"),
+        (16_000_000_000_000, "16 TB"),
+        (2**63, "9,223 PB"),
+    ],
+)
+def test_size(number: int, text: str) -> None:
+    assert size(number) == text
