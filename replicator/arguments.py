@@ -75,12 +75,11 @@ def split_volume(
 ) -> tuple[RunSettings, list[str]]:
     """The volume, and the arguments that follow it; `what`: these in words.
 
-    The volume file comes first, if there is no --journal or the first argument ends in `.toml` and
-    there is one too many without it.
+    The volume file comes first, if there is no --journal or one argument is too many without it.
     """
     rest = list(arguments)
     file = None
-    if rest and (journal is None or (rest[0].endswith(".toml") and len(rest) > least)):
+    if rest and (journal is None or (most is not None and len(rest) == most + 1)):
         file = rest.pop(0)
     if len(rest) < least or (most is not None and len(rest) > most):
         raise UsageError(f"arguments: [VOLUME.toml] and {what}")

@@ -255,7 +255,7 @@ def _thresholds(file: str, where: str, table: dict[str, Any], else_: Thresholds)
         if type(value) is not int and (whole or type(value) is not float):
             what = "a whole number" if whole else "a number of seconds"
             raise _wrong(file, f"{where}.{key}", f"{value}: {what} is allowed, 0 for never")
-        if value < 0:
+        if not 0 <= value < float("inf"):
             raise _wrong(file, f"{where}.{key}", f"{value}: from 0 on is allowed, 0 for never")
         found[key] = value
     return dataclasses.replace(else_, **found)

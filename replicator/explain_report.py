@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from replicator.wording import size
+from replicator.wording import printable, size
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,4 +106,4 @@ def _told(record: RecordTold, users: dict[int, str]) -> str:
     text = f"{record.kind} at {record.time} (record {record.sequence:,})"
     if record.uid is not None:
         text += f", by {users.get(record.uid, f'user {record.uid}')}, process {record.pid}"
-    return f"{text}, job {record.job}" if record.job else text
+    return f"{text}, job {printable(record.job)}" if record.job else text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from replicator.wording import count, escaped, moment, size, span
 from replicator.xattrs import path_of
 
 _PLAN_MAX: Final = 500_000
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,7 @@ def names_of(path: bytes, reader: JournalReader) -> tuple[bytes, ...]:
 
 
 def _unescaped(path: bytes) -> bytes:
-    parts = path.split(b"\\x")
-    out = [parts[0]]
-    for part in parts[1:]:
-        try:
-            out.append(bytes.fromhex(part[:2].decode("ascii")) + part[2:])
-        except ValueError:
-            out.append(b"\\x" + part)
-    return b"".join(out)
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), path)
 
 
 def explain(journal: str, sites: Sequence[SiteSettings], path: bytes, now_ns: int) -> Explanation:

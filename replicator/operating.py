@@ -25,7 +25,7 @@ from replicator.cursor import read_reports
 from replicator.explaining import names_of, source_object
 from replicator.orders import Order
 from replicator.scanning import about_object, about_path, checkpoint_of, checkpoints, last_of
-from replicator.site_state import HeldStep, SiteReport
+from replicator.site_state import HeldStep, SiteReport, StateError
 from replicator.standing import standing, why_silent
 from replicator.status import held_status
 from replicator.waiting import Goal
@@ -74,7 +74,9 @@ def _held(settings: RunSettings, names: Sequence[str]) -> list[tuple[str, HeldSt
     found = []
     for name in names:
         report = reports.get(name)
-        if isinstance(report, SiteReport):
+        if isinstance(report, StateError):
+            raise NothingToDoError(f"site {name}: its report {report}")
+        if report is not None:
             found += [(name, step) for step in report.state.held]
     return found
 
@@ -172,6 +174,8 @@ def pause(journal: str | None, reason: str, arguments: tuple[str, ...]) -> None:
     The replicator saves its cursor and closes the site within a second or two,
     so that its file system can be unmounted. It holds across restarts.
     """
+    if reason and not reason.isprintable():
+        raise UsageError("option '--reason': printable text is allowed")
     settings, (name,) = split_volume(arguments, journal, 1, 1, "a site")
     (name,) = site_names(settings, [name])
     paused = orders.pause(settings.journal, name, reason)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import pwd
 import time
@@ -37,7 +38,7 @@ from replicator.explaining import explain
 from replicator.lag_reading import Asked, read_lag
 from replicator.scanning import shares
 from replicator.scanning import since as records_since
-from replicator.wording import escaped, size
+from replicator.wording import escaped, printable, size
 
 _DEFAULT_SINCE: Final = {"hour": "24h", "day": "7d"}
 _TOP_SORTS: Final = ("job", "user", "directory")
@@ -123,8 +124,8 @@ def lag(
     """
     if as_json and as_csv:
         raise UsageError("options '--json', '--csv': one of them")
-    if any(limit < 0 for limit in limits):
-        raise UsageError("option '--over': from 0 on is allowed")
+    if not all(math.isfinite(limit) and limit >= 0 for limit in limits):
+        raise UsageError("option '--over': seconds from 0 on are allowed")
     settings = load_volume(volume, journal)
     over = limits or (300.0, 600.0)
     asked = Asked(slice_name, since(begin, _DEFAULT_SINCE[slice_name]), over, exclude)
@@ -183,7 +184,8 @@ def top(
 
 def _key(sort: str, depth: int, users: dict[int, str]) -> Callable[[Change], str | None]:
     def by_job(change: Change) -> str | None:
-        return None if change.who is None else change.who.job or "(no job)"
+        who = change.who
+        return None if who is None else printable(who.job) or "(no job)"
 
     def by_user(change: Change) -> str | None:
         who = change.who

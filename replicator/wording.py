@@ -25,6 +25,11 @@ def escaped(name: bytes) -> str:
     return "".join(parts)
 
 
+def printable(text: str) -> str:
+    """Text that somebody else has chosen, safe to show."""
+    return escaped(text.encode("utf-8", errors="surrogateescape"))
+
+
 def count(number: int, what: str) -> str:
     """`1 record`, `12,345 records`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

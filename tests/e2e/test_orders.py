@@ -188,6 +188,29 @@ def test_a_full_site_says_how_much_it_needs(
         replication.stop()
 
 
+def test_a_dead_site_says_why_and_what_waits(
+    mounted: Mounted, replicating: Replicating, tmp_path: Path
+) -> None:
+    with file_systems.ext4(tmp_path / "site"):
+        os.rmdir(tmp_path / "site" / "lost+found")
+        replication = replicating.to(mounted.journal, {"site": tmp_path / "site"})
+        (mounted.mountpoint / "file").write_text("old")
+        replication.settle()
+        file_systems.shut_down(tmp_path / "site")
+        (mounted.mountpoint / "late").write_text("x")
+
+        def dead() -> bool:
+            return replication.report("site").phase == "backing off"
+
+        replication.expect(dead, "it does not back off")
+        status = ask(replication, "status")
+        assert status.returncode == 1
+        assert re.search(r"site site is backing off: .*(Input/output error|EIO)", status.stdout)
+        found = told(replication, "/late")
+        assert re.match(r"queued at position 1 of \d; the site is backing off: ", found["text"])
+        replication.kill()
+
+
 def test_a_paused_site_is_let_go_of(
     mounted: Mounted, replicating: Replicating, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ FILES = {
         "replicator.warn_lag: True: a number of seconds is allowed, 0 for never",
     ),
     "less": (VOLUME + "[replicator]\nwarn_lag = -1\n", "replicator.warn_lag: -1: from 0 on is"),
+    "nan": (VOLUME + "[replicator]\nwarn_lag = nan\n", "replicator.warn_lag: nan: from 0 on is"),
     "half": (
         VOLUME + "[replicator]\nwarn_failed = 1.5\n",
         "replicator.warn_failed: 1.5: a whole number is allowed",
