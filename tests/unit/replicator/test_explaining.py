@@ -41,9 +41,8 @@ def writer(journal: Path) -> Iterator[JournalWriter]:
     made = journal_at(journal)
     for number in range(10):
         name = b"f%d" % number
-        body = Change(
-            object_id(number), (Place(ROOT, name),), name, 0o100644, 1, who=Who(7, 0, "j")
-        )
+        who = Who(7, 0, "j")
+        body = Change(object_id(number), (Place(ROOT, name),), name, 0o100644, 1, who=who)
         made.append(Kind.WRITE, body, SETTLED)
     yield made
     made.close()
@@ -54,7 +53,7 @@ def failing(**fields: Any) -> dict[str, Any]:
     return {"held": [held(5, **values)]}
 
 
-FAILED = "the step (id 81b9d8a5) failed 2 times, last with "
+FAILED = "the step (id 1e5142f3) failed 2 times, last with "
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "queued": ({"working": 2}, {"done": 2}, "queued", "queued at position 3 of 8"),
     "queued, done more than is saved": (
