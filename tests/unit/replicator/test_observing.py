@@ -112,6 +112,8 @@ def test_what_was_removed_or_replaced_is_not_expected(told: Told) -> None:
     told.feed(Kind.RENAME, B, A, number=3, other=object_id(2), other_links=0)
     told.do(place(A))
     assert [each[1] for each in told.names()] == [4]
+    told.observing.all_true()
+    assert [each[1] for each in told.names()] == [4]
     assert not told.observing._by_place
 
 
