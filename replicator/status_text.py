@@ -23,7 +23,7 @@ from replicator.status_report import (
     VolumeStatus,
 )
 from replicator.wording import count, lag, size, span
-from replicator.work import Doing
+from replicator.work import LONG_SECONDS, Doing
 
 _STEPS_SHOWN: Final = 3
 _DOING_SHOWN: Final = 2
@@ -146,7 +146,10 @@ def doing(step: Doing) -> str:
     """A step that is being carried out."""
     if not step.size:
         return step.path
-    return f"{step.path}: {size(step.copied)} of {size(step.size)} copied"
+    told = f"{step.path}: {size(step.copied)} of {size(step.size)} copied"
+    if not step.copied or step.seconds < LONG_SECONDS:
+        return told
+    return f"{told}, {span((step.size - step.copied) * step.seconds / step.copied)} left"
 
 
 def nagios(report: VolumeReport) -> str:

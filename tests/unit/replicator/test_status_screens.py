@@ -154,7 +154,7 @@ CRITICAL
   lag         0 s now
   work        1 place in the queue, 0.0 records/s
   bottleneck  a long step, 100 s so far: /big; one step at a time
-  doing       /big: 1.23 GB of 3 GB copied
+  doing       /big: 1.23 GB of 3 GB copied, 2 min 24 s left
   doing       /small
   doing       and 1 more
 
