@@ -281,7 +281,7 @@ def changed_option(current: Mapping[str, Any], options: Mapping[str, Any]) -> st
 
 
 def _read_file(file: str) -> dict[str, Any]:
-    """The `[volume]` table of a volume file; its `[[site]]` tables are the replicator's."""
+    """The `[volume]` table of a volume file; the other tables are the replicator's."""
     try:
         with open(file, "rb") as stream:
             tables = tomllib.load(stream)
@@ -290,8 +290,9 @@ def _read_file(file: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: not TOML: {error}") from None
     for table in tables:
-        if table not in ("volume", "site"):
-            raise ConfigurationError(f"{file}: {table}: not known; allowed: [volume], [[site]]")
+        if table not in ("volume", "site", "replicator"):
+            allowed = "[volume], [replicator], [[site]]"
+            raise ConfigurationError(f"{file}: {table}: not known; allowed: {allowed}")
     volume = tables.get("volume")
     if not isinstance(volume, dict):
         raise ConfigurationError(f"{file}: volume: missing; a table [volume] is needed")

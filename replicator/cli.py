@@ -11,35 +11,30 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 import click
 from rich.console import Console
 from rich.live import Live
 
 from mirrorfs.journal.control_client import ControlError
-from mirrorfs.journal.finding import parse_moment
-from mirrorfs.journal.reader import JournalReader, NoJournalError, RecordsGoneError
-from mirrorfs.journal.record import SequenceNumber
+from mirrorfs.journal.reader import NoJournalError, RecordsGoneError
 from mirrorfs.journal.segment import CorruptionError
-from mirrorfs.journal.wording import record_line, record_value
-from replicator import waiting
+from replicator import operating, reporting
+from replicator.arguments import load_chosen, of_volume, reported, with_sites
 from replicator.background import Surroundings, notify, start
 from replicator.config import (
     RunSettings,
-    SiteSettings,
     UsageError,
     load,
     load_volume,
     parse_site_name,
 )
-from replicator.cursor import read_reports
-from replicator.history import history
-from replicator.site_state import SiteReport
 from replicator.status import StatusReader
 from replicator.status_report import VolumeReport, encode_status
+from replicator.status_text import nagios as nagios_line
 from replicator.status_text import render
 from replicator.stores.base import SiteMissingError, SiteRefusedError
 from replicator.verify import Finding, SiteResult, verify
@@ -65,8 +60,6 @@ LOG_NAME: Final = "replicator.log"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 _REFRESH_SECONDS: Final = 1.0
 _LOG_SECONDS: Final = 60.0
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class NotPermittedError(Exception):
@@ -142,19 +135,9 @@ def cli() -> None:
     """
 
 
-def _of_volume(command: Command) -> Command:
-    """The arguments that name a volume."""
-    command = click.argument("volume", metavar="[VOLUME.toml]", required=False)(command)
-    return click.option("--journal", metavar="DIR", help="The directory of the journal.")(command)
-
-
-def _with_sites(text: str, metavar: str = "NAME=URL") -> Callable[[Command], Command]:
-    return click.option("--site", "sites", multiple=True, metavar=metavar, help=text)
-
-
 @cli.command()
-@_of_volume
-@_with_sites("A site, beside those in the file. Repeatable.")
+@of_volume
+@with_sites("A site, beside those in the file. Repeatable.")
 @click.option("--background", is_flag=True, help="Return when the sites are open.")
 @click.option("--log", metavar="FILE", help="Where it logs to in the background.")
 @click.option("--pid-file", metavar="FILE", help="Keep its process id there, and a lock.")
@@ -194,8 +177,8 @@ def run(
 
 
 @cli.command()
-@_of_volume
-@_with_sites("The site; NAME alone if the file has it.")
+@of_volume
+@with_sites("The site; NAME alone if the file has it.")
 @click.option("--adopt", is_flag=True, help="Take a directory that is not empty.")
 def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool) -> None:
     """Prepare a site directory for its first 'replicator run'.
@@ -206,7 +189,7 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
     """
     if len(sites) != 1:
         raise UsageError("option '--site': one is needed: --site NAME=URL")
-    settings = _load_chosen(volume, journal, sites)
+    settings = load_chosen(volume, journal, sites)
     site = settings.sites[0]
     from replicator import daemon  # here: it loads the engine, others need not
 
@@ -214,8 +197,8 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
 
 
 @cli.command()
-@_of_volume
-@_with_sites("The site.", metavar="NAME")
+@of_volume
+@with_sites("The site.", metavar="NAME")
 @click.option("--forget", is_flag=True, help="Keep nothing for it: it does not come back.")
 def detach(volume: str | None, journal: str | None, sites: tuple[str, ...], forget: bool) -> None:
     """Say that a site is away, and may stay away for long.
@@ -236,35 +219,42 @@ def detach(volume: str | None, journal: str | None, sites: tuple[str, ...], forg
 
 
 @cli.command()
-@_of_volume
+@of_volume
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object; see the manual.")
+@click.option("--nagios", is_flag=True, help="As one line for monitoring plugins.")
 @click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
-def status(volume: str | None, journal: str | None, as_json: bool, watch: bool) -> int:
+def status(
+    volume: str | None, journal: str | None, as_json: bool, nagios: bool, watch: bool
+) -> int:
     """Say how the volume and its sites fare.
 
     It reads the journal and the reports beside it, and works without any
     daemon; what is old is called so.
 
     Exit code 0: all is well; 1: a warning: a site is far behind, steps failed,
-    a replicator or mirrorfs does not run, an initial copy is not complete;
-    2: critical: a site is halted, something is corrupt.
+    a site is paused or backs off, a replicator or mirrorfs does not run, an
+    initial copy is not complete; 2: critical: a site is very far behind, a site
+    is halted, something is corrupt. How far is far: the keys warn_lag,
+    critical_lag, warn_failed and critical_failed of the volume file.
     """
-    if as_json and watch:
-        raise UsageError("option '--watch': not together with --json")
+    if as_json + nagios + watch > 1:
+        raise UsageError("options '--json', '--nagios', '--watch': one of them")
     with StatusReader(load_volume(volume, journal)) as reader:
         if watch:
             return _watch(reader)
         report = reader.read()
     if as_json:
         print(encode_status(report).decode())
+    elif nagios:
+        print(nagios_line(report))
     else:
         _print_status(report)
     return report.severity
 
 
 @cli.command("verify")
-@_of_volume
-@_with_sites("A site; NAME alone if it is known. Repeatable. Else: all that are known.")
+@of_volume
+@with_sites("A site; NAME alone if it is known. Repeatable. Else: all that are known.")
 @click.option("--full", is_flag=True, help="Compare everything: the only way for now, needed.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def verify_command(
@@ -282,10 +272,10 @@ def verify_command(
     if not full:
         raise UsageError("option '--full': missing: it is the only comparison of this version")
     if sites:
-        settings = _load_chosen(volume, journal, sites)
+        settings = load_chosen(volume, journal, sites)
     else:
         settings = load_volume(volume, journal)
-        known = settings.sites or tuple(_reported(settings.journal).values())
+        known = settings.sites or tuple(reported(settings.journal).values())
         settings = RunSettings(settings.journal, known)
     if not settings.sites:
         raise UsageError("option '--site': missing: no site has ever been replicated to")
@@ -297,102 +287,8 @@ def verify_command(
     return _conclude(results, as_json)
 
 
-@cli.command("wait")
-@click.option("--journal", metavar="DIR", help="The directory of the journal.")
-@_with_sites("The site. Repeatable: all of them.", metavar="NAME")
-@click.option("--timeout", type=click.FloatRange(0), metavar="SEC", help="Give up after this.")
-@click.argument("arguments", metavar="[VOLUME.toml] now|SEQUENCE", nargs=-1)
-def wait_command(
-    journal: str | None, sites: tuple[str, ...], timeout: float | None, arguments: tuple[str, ...]
-) -> int:
-    """Wait until a site has everything up to now, or up to a record.
-
-    "Up to now" is every change made before the command was started: for the
-    end of batch scripts.
-
-    Exit code 0: the site has it; 1: not within the time; 2: it cannot get there
-    without an operator: steps failed, the site is halted.
-    """
-    if not 1 <= len(arguments) <= 2:
-        raise UsageError("arguments: [VOLUME.toml] and 'now' or the sequence of a record")
-    *files, target = arguments
-    wanted = None if target == "now" else _sequence(target)
-    settings = load_volume(files[0] if files else None, journal)
-    names = [parse_site_name(site.partition("=")[0]) for site in sites]
-    names = names or [site.name for site in settings.sites]
-    if not names:
-        raise UsageError("option '--site': missing: --site NAME")
-    answers = waiting.wait(settings.journal, names, wanted, timeout)
-    for answer in answers:
-        if answer.outcome is not waiting.Outcome.REACHED:
-            print(f"replicator: site {answer.site}: {answer.reason}", file=sys.stderr)
-    return max(answer.outcome or 0 for answer in answers)
-
-
-@cli.command("log")
-@click.option("--journal", metavar="DIR", help="The directory of the journal.")
-@click.option("--since", metavar="TIME", help="Not before this time.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")
-@click.argument("arguments", metavar="[VOLUME.toml] PATH", nargs=-1)
-def log_command(
-    journal: str | None, since: str | None, as_json: bool, arguments: tuple[str, ...]
-) -> None:
-    """Show all records about PATH, and about the object that is there (or was
-    there last), wherever it was before: the newest last, with who wrote.
-
-    PATH is one in the source or its mount, as the shell has it, or one from the
-    source's root on. A TIME is 2026-11-22, 2026-11-22T05:00 (UTC), or so long ago:
-    90s, 15m, 3h, 7d.
-    """
-    if not 1 <= len(arguments) <= 2:
-        raise UsageError("arguments: [VOLUME.toml] and a path")
-    *files, path = arguments
-    settings = load_volume(files[0] if files else None, journal)
-    since_ns = None if since is None else parse_moment(since, time.time_ns())
-    if since is not None and since_ns is None:
-        allowed = "2026-11-22, 2026-11-22T05:00, or 90s, 15m, 3h, 7d ago is allowed"
-        raise UsageError(f"option '--since': {since}: {allowed}")
-    with JournalReader(settings.journal) as reader:
-        start = None if since_ns is None else reader.since(since_ns)
-        found = 0
-        for record in history(reader, os.fsencode(path), start):
-            if since_ns is None or record.time_ns >= since_ns:
-                found += 1
-                print(json.dumps(record_value(record)) if as_json else record_line(record))
-    if not found:
-        print(f"replicator: {path}: the journal has no records about it", file=sys.stderr)
-
-
-def _sequence(text: str) -> SequenceNumber:
-    if not text.isascii() or not text.isdigit():
-        raise UsageError(f"argument '{text}': 'now' or the sequence of a record is allowed")
-    return SequenceNumber(int(text))
-
-
-def _load_chosen(volume: str | None, journal: str | None, texts: Sequence[str]) -> RunSettings:
-    """The settings with only the sites named: NAME=URL, or NAME of one that is known."""
-    settings = load_volume(volume, journal)
-    known = {**_reported(settings.journal), **{site.name: site for site in settings.sites}}
-    chosen: list[SiteSettings] = []
-    for text in texts:
-        if "=" in text:
-            chosen += load_volume(None, settings.journal, [text]).sites
-            continue
-        name = parse_site_name(text)
-        if name not in known:
-            among = f" of {', '.join(sorted(known))}" if known else ""
-            raise UsageError(f"option '--site': {name}: not known: NAME=URL, or one{among}")
-        chosen.append(known[name])
-    return RunSettings(settings.journal, tuple(chosen))
-
-
-def _reported(journal: str) -> dict[str, SiteSettings]:
-    """The sites a replicator has reported on."""
-    found: dict[str, SiteSettings] = {}
-    for name, report in read_reports(journal).items():
-        if isinstance(report, SiteReport):
-            found[name] = load_volume(None, journal, [f"{name}={report.url}"]).sites[0]
-    return found
+for _command in (*operating.COMMANDS, *reporting.COMMANDS):
+    cli.add_command(_command)
 
 
 # showing -----------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ VOLUME_KEYS: Final = frozenset(
 )
 """Keys of `[volume]`. All but `journal` are for mirrorfs, which checks their values."""
 
+REPLICATOR_KEYS: Final = ("warn_lag", "critical_lag", "warn_failed", "critical_failed")
+"""Of `[replicator]`, and, for one site, of `[[site]]`: from where on `status` is not content."""
+
+METRICS_KEYS: Final = ("metrics_file", "metrics_listen")
+
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLANNED: Final = ("ssh", "root", "roots", "xroot", "xroots")
 
@@ -49,6 +54,21 @@ class ConfigurationError(Exception):
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """When `status` warns of a site, and when it is critical.
+
+    Attributes:
+        warn_lag, critical_lag: seconds that a site may be behind. 0: never.
+        warn_failed, critical_failed: from so many failed steps on. 0: never.
+    """
+
+    warn_lag: float = 300.0
+    critical_lag: float = 3600.0
+    warn_failed: int = 1
+    critical_failed: int = 0
+
+
+@dataclass(frozen=True)
 class SiteSettings:
     """One site.
 
@@ -59,6 +79,7 @@ class SiteSettings:
         commit_order: in which order changes become visible.
         deadline: seconds after which a file that waits to be copied goes before small ones.
         read_back: what was written is read again, and compared.
+        thresholds: its own; None: those of the volume.
     """
 
     name: str
@@ -68,14 +89,23 @@ class SiteSettings:
     commit_order: CommitOrder = CommitOrder.DIRECTORY
     deadline: int = 300
     read_back: bool = False
+    thresholds: Thresholds | None = None
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A volume as the replicator sees it: the directory of its journal, and its sites."""
+    """A volume as the replicator sees it: the directory of its journal, and its sites.
+
+    Attributes:
+        metrics_file: a file for metrics; its directory must exist.
+        metrics_listen: host and port, of this host alone, where metrics are served.
+    """
 
     journal: str
     sites: tuple[SiteSettings, ...]
+    thresholds: Thresholds = Thresholds()
+    metrics_file: str | None = None
+    metrics_listen: tuple[str, int] | None = None
 
 
 def load(volume_file: str | None, journal: str | None, sites: Sequence[str]) -> RunSettings:
@@ -179,17 +209,69 @@ def _read_file(file: str) -> RunSettings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file}: not TOML: {error}") from None
     for table in tables:
-        if table not in ("volume", "site"):
-            raise _wrong(file, table, "not known; allowed: [volume], [[site]]")
+        if table not in ("volume", "site", "replicator"):
+            raise _wrong(file, table, "not known; allowed: [volume], [replicator], [[site]]")
     journal = _journal_of(file, tables.get("volume"))
+    own = _own_table(file, tables.get("replicator", {}))
+    thresholds = _thresholds(file, "replicator", own, Thresholds())
     listed = tables.get("site", [])
     if not isinstance(listed, list) or not all(isinstance(table, dict) for table in listed):
         raise _wrong(file, "site", "tables [[site]] are allowed")
-    sites = [_site_of_table(file, number, table) for number, table in enumerate(listed, 1)]
+    sites = [
+        _site_of_table(file, number, table, thresholds) for number, table in enumerate(listed, 1)
+    ]
     again = _repeated(sites)
     if again is not None:
         raise _wrong(file, "site", again)
-    return RunSettings(journal, tuple(sites))
+    listen = own.get("metrics_listen")
+    return RunSettings(
+        journal,
+        tuple(sites),
+        thresholds,
+        own.get("metrics_file"),
+        None if listen is None else _address(file, listen),
+    )
+
+
+def _own_table(file: str, table: Any) -> dict[str, Any]:
+    """`[replicator]`, with underscores in its keys."""
+    if not isinstance(table, dict):
+        raise _wrong(file, "replicator", "a table [replicator] is allowed")
+    found = {key.replace("-", "_"): value for key, value in table.items()}
+    for key in found:
+        if key not in (*REPLICATOR_KEYS, *METRICS_KEYS):
+            allowed = ", ".join((*REPLICATOR_KEYS, *METRICS_KEYS))
+            raise _wrong(file, f"replicator.{key}", f"not known; allowed: {allowed}")
+    path = found.get("metrics_file", "/")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise _wrong(file, "replicator.metrics_file", f"{path}: an absolute path is allowed")
+    return found
+
+
+def _address(file: str, value: Any) -> tuple[str, int]:
+    """A port of this host alone: nobody else is to read what lies here under which name."""
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    right = colon and port.isascii() and port.isdigit() and int(port) <= 65535
+    if not right or host not in ("127.0.0.1", "localhost", "[::1]"):
+        allowed = "127.0.0.1:PORT or [::1]:PORT is allowed"
+        raise _wrong(file, "replicator.metrics_listen", f"{value}: {allowed}")
+    return host.strip("[]"), int(port)
+
+
+def _thresholds(file: str, where: str, table: dict[str, Any], else_: Thresholds) -> Thresholds:
+    found: dict[str, Any] = {}
+    for key in REPLICATOR_KEYS:
+        value = table.get(key)
+        whole = key.endswith("failed")
+        if value is None:
+            continue
+        if type(value) is not int and (whole or type(value) is not float):
+            what = "a whole number" if whole else "a number of seconds"
+            raise _wrong(file, f"{where}.{key}", f"{value}: {what} is allowed, 0 for never")
+        if not 0 <= value < float("inf"):
+            raise _wrong(file, f"{where}.{key}", f"{value}: from 0 on is allowed, 0 for never")
+        found[key] = value
+    return dataclasses.replace(else_, **found)
 
 
 def _journal_of(file: str, volume: Any) -> str:
@@ -207,12 +289,15 @@ def _journal_of(file: str, volume: Any) -> str:
     return journal
 
 
-def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSettings:
+def _site_of_table(
+    file: str, number: int, table: dict[str, Any], thresholds: Thresholds
+) -> SiteSettings:
     where = f"site[{number}]"
-    for key in table:
-        if key.replace("-", "_") not in SITE_KEYS:
-            raise _wrong(file, f"{where}.{key}", f"not known; allowed: {', '.join(SITE_KEYS)}")
     table = {key.replace("-", "_"): value for key, value in table.items()}
+    for key in table:
+        if key not in (*SITE_KEYS, *REPLICATOR_KEYS):
+            allowed = ", ".join((*SITE_KEYS, *REPLICATOR_KEYS))
+            raise _wrong(file, f"{where}.{key}", f"not known; allowed: {allowed}")
     for key in ("name", "url"):
         value = table.get(key)
         if not isinstance(value, str):
@@ -221,6 +306,9 @@ def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSetting
     name, url = table["name"], table["url"]
     if not _is_name(name):
         raise _wrong(file, f"{where}.name", f"{_shown(name)}: {_NAME_RULE}")
+    own = None
+    if any(key in table for key in REPLICATOR_KEYS):
+        own = _thresholds(file, where, table, thresholds)
     orders = tuple(order.value for order in CommitOrder)
     try:
         site = _site(name, url)
@@ -228,6 +316,7 @@ def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSetting
         raise _wrong(file, f"{where}.url", f"{_shown(url)}: {error}") from None
     return dataclasses.replace(
         site,
+        thresholds=own,
         workers=_number(file, where, table, "workers", site.workers, WORKERS_MAX),
         commit_order=CommitOrder(_word(file, where, table, "commit_order", "directory", orders)),
         deadline=_number(file, where, table, "deadline", site.deadline, DEADLINE_MAX),

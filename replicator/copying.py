@@ -15,6 +15,7 @@ from typing import Final
 
 import xxhash
 
+from replicator.stopwatch import clock, here
 from replicator.stores.base import TRANSIENT
 from replicator.view import SourceChangedError, SourceError
 
@@ -40,6 +41,8 @@ def copy_content(source: int, stage: int, check: Callable[[], None] = lambda: No
     size = before.st_size
     if size == 0:
         return 0
+    account = here()
+    account.size, account.copied = size, 0
     whole = before.st_blocks * 512 >= size
     if whole and size <= SMALL_BYTES:
         _read_and_write(source, stage, 0, size, check)
@@ -84,12 +87,15 @@ def _digest(file: int, check: Callable[[], None]) -> bytes:
 
 def _clone(source: int, stage: int) -> bool:
     """Share the blocks; False where that is not possible."""
+    began = clock()
     try:
         fcntl.ioctl(stage, FICLONE, source)
     except OSError as error:
         if error.errno in _FULL:
             raise
         return False
+    finally:
+        here().copy += clock() - began
     return True
 
 
@@ -114,6 +120,7 @@ def _copy_sparse(source: int, stage: int, size: int, check: Callable[[], None]) 
 def _copy_range(source: int, stage: int, start: int, end: int, check: Callable[[], None]) -> None:
     while start < end:
         check()
+        began = clock()
         try:
             count = os.copy_file_range(
                 source, stage, min(end - start, KERNEL_COPY_BYTES), start, start
@@ -122,6 +129,9 @@ def _copy_range(source: int, stage: int, start: int, end: int, check: Callable[[
             if error.errno in _FULL:
                 raise
             count = 0
+        finally:
+            here().copy += clock() - began
+        here().copied += count
         if count == 0:  # not here, at the end, or an error that read and write can tell apart
             _read_and_write(source, stage, start, end, check)
             return
@@ -133,6 +143,7 @@ def _read_and_write(
 ) -> None:
     while start < end:
         check()
+        began = clock()
         try:
             data = os.pread(source, min(end - start, BUFFER_BYTES), start)
         except OSError as error:
@@ -140,6 +151,8 @@ def _read_and_write(
             raise SourceError(
                 f"cannot read at {start}: {os.strerror(code)}", code, transient=code in TRANSIENT
             ) from error
+        finally:
+            here().source += clock() - began
         if not data:
             raise SourceChangedError(f"ended at {start} while it was copied")
         rest = memoryview(data)
@@ -147,6 +160,7 @@ def _read_and_write(
             count = os.pwrite(stage, rest, start)
             rest = rest[count:]
             start += count
+            here().copied += count
 
 
 def same_content(one: int, other: int) -> bool:

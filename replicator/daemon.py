@@ -73,7 +73,7 @@ def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     drivers = [SiteDriver(site, settings.journal) for site in settings.sites]
     _open_all(drivers)
-    trio.run(_run, drivers, ready)
+    trio.run(_run, drivers, ready, settings)
     halted = [driver.failure for driver in drivers if driver.failure is not None]
     return exit_code(halted[0]) if len(halted) == len(drivers) else 0
 
@@ -159,7 +159,8 @@ def _open_all(drivers: Sequence[SiteDriver]) -> None:
     for driver in drivers:
         try:
             opened.append(driver)
-            driver.open()
+            if driver.orders.paused is None:
+                driver.open()
         except (NoJournalError, *REFUSALS, ControlError, StoreError, SourceError, OSError) as error:
             for each in opened:
                 each.close()
@@ -174,9 +175,12 @@ def _line(error: Exception) -> str:
     return str(error)
 
 
-async def _run(drivers: Sequence[SiteDriver], ready: Callable[[], None]) -> None:
+async def _run(
+    drivers: Sequence[SiteDriver], ready: Callable[[], None], settings: RunSettings
+) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, drivers)
+        await _tell_metrics(nursery, drivers, settings)
         ready()
         nursery.start_soon(_report, drivers)
         for driver in drivers:
@@ -201,8 +205,33 @@ async def _obey_signals(
 async def _report(drivers: Sequence[SiteDriver]) -> None:
     while True:
         for driver in drivers:
+            driver.look_for_orders()
             driver.report()
         await trio.sleep(_REPORT_SECONDS)
+
+
+async def _tell_metrics(
+    nursery: trio.Nursery, drivers: Sequence[SiteDriver], settings: RunSettings
+) -> None:
+    """As a file, on a port of this host, or both, if the operator asks for it."""
+    if settings.metrics_file is None and settings.metrics_listen is None:
+        return
+    from replicator import metrics  # here: its library is only needed for this
+
+    def text() -> bytes:
+        reports = (driver.current() for driver in drivers)
+        return metrics.exposition([each for each in reports if each is not None], time.time_ns())
+
+    if settings.metrics_listen is not None:
+        host, port = settings.metrics_listen
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:  # sites are more important
+            _log.warning("metrics: %s port %d: %s", host, port, error.strerror or error)
+        else:
+            nursery.start_soon(metrics.serve, listeners, text)
+    if settings.metrics_file is not None:
+        nursery.start_soon(metrics.write_file, settings.metrics_file, text)
 
 
 async def _renew(driver: SiteDriver) -> None:

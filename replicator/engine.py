@@ -21,11 +21,13 @@ from mirrorfs.journal.record import (
     SequenceNumber,
     Tag,
 )
+from replicator import holding
 from replicator.comparisons import Comparisons
 from replicator.escape import Escape
-from replicator.held import AheadError, DeferredError, HeldSteps, Key, Subject, key_of
+from replicator.held import AheadError, DeferredError, HeldSteps, Key, key_of
 from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
+from replicator.orders import Order
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
@@ -79,6 +81,7 @@ class Engine:
             inline_bytes=world.inline_bytes,
             sleep=world.sleep,
             clock_ns=world.clock_ns,
+            observer=world.observer,
         )
         self._turns = Turns(self.plan, self.step, world)
         reconciler = Reconciler(self.step, world.tick, world.names_max)
@@ -126,10 +129,12 @@ class Engine:
 
     def feed(self, records: Iterable[tuple[Record, Tag]]) -> None:
         """Take in the next records of the journal. Touches nothing: it cannot fail halfway."""
+        world = self._world
         for record, tag in records:
             if tag != self._tags[-1][1]:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
+            world.observer.fed(record)
             body = record.body
             if isinstance(body, Reconcile) and body.since_ns:
                 self.step.bench.losses.source_cut(tag, body.since_ns)
@@ -146,7 +151,7 @@ class Engine:
 
         Raises TroubleError when going on is of no use now: what was being tried stays to do.
         """
-        done = 0
+        done, observer = 0, self._world.observer
         with trouble("the stage"):
             self.step.staging.land()
         with trouble("the table of names"):
@@ -160,12 +165,15 @@ class Engine:
                 item = self._comparisons.item
             if item is None:
                 break
+            observer.begun(item)
             try:
                 if compares:
                     self._compare()
+                    observer.dropped(item)
                 else:
                     self._apply(item)
             except (StoreError, SourceError) as error:
+                observer.dropped(item)
                 no_space = isinstance(error, StoreError) and error.no_space
                 if no_space:
                     self._make_room()
@@ -249,25 +257,31 @@ class Engine:
             self.state.initial = self.state.adopt = False
 
     def _apply(self, item: Item) -> None:
-        position = item.position
+        position, observer = item.position, self._world.observer
+        owed, told = self._comparisons.owes(item), observer.dropped
         self._unsaved = True
         try:
             self.step.bench.map.limbo.tidy()
-            if not self._carry_out(item):
-                return
+            ended = self._carry_out(item)
         except CopyingError:
             self._turns.wait(item)
-            return
+            ended = False
         except (DeferredError, SourceChangedError) as error:
-            if isinstance(error, AheadError) and self._comes(item):
-                return
-            self._hold(item, error, unsure=self._unsure)
+            ended = not (isinstance(error, AheadError) and self._comes(item))
+            if ended:
+                self._hold(item, error, unsure=self._unsure)
+                told = observer.held
         except (StoreError, SourceError) as error:
             self._failed(item, error)
             return
-        self._leave(item)  # if it was postponed, it comes again in its turn
-        if item.position == position:
-            self.plan.done(item)
+        else:
+            if ended and not owed and item.position == position:
+                told = observer.done
+        if ended:
+            self._leave(item)  # if it was postponed, it comes again in its turn
+            if item.position == position:
+                self.plan.done(item)
+        told(item)
 
     def _comes(self, item: Item) -> bool:
         """Whether the record that explains what the step saw may come in a moment."""
@@ -349,6 +363,7 @@ class Engine:
         self._hold(item, error, unsure=self._unsure)
         self._leave(item)
         self.plan.done(item)
+        self._world.observer.held(item)
 
     # held steps --------------------------------------------------------------------------------
 
@@ -358,20 +373,14 @@ class Engine:
         return self._held.all()
 
     def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
-        now_ns, subject = self._world.clock_ns(), self._subject(item)
+        now_ns, subject = self._world.clock_ns(), holding.subject(self.step.bench, item)
         self._held.hold(item, error, now_ns, subject, unsure=unsure)
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:
             with contextlib.suppress(SourceError):  # it may be why the step is held
-                item.path = self._path_of(item)
+                item.path = holding.path_of(self.step.bench, item)
             self._hold(item, error, unsure=True)
-
-    def _path_of(self, item: Item) -> bytes | None:
-        if isinstance(item, PlaceItem):
-            return self.step.bench.path(item.place)
-        directory = item.object if isinstance(item, ObjectItem) else item.directory
-        return self.step.bench.path_of(directory)
 
     def _hold_timeless(self) -> None:
         timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
@@ -380,19 +389,6 @@ class Engine:
             item = ObjectItem(identity, (position, 0), path)
             self._hold(item, error, unsure=self._unsure)
         timeless.clear()
-
-    def _subject(self, item: Item) -> Subject:
-        bench = self.step.bench
-        if isinstance(item, ObjectItem):
-            places = self.plan.hints(item.object).places
-            return Subject(item.object, max(places, key=places.__getitem__, default=None))
-        if isinstance(item, PlaceItem):
-            object = occupant = None
-            with contextlib.suppress(SourceError, StoreError):  # it may be why the step is held
-                occupant = bench.map.object_at(item.place)
-                object = bench.object_at(item.place)
-            return Subject(object, item.place, occupant)
-        return Subject()
 
     def _due(self) -> Item | None:
         """A held step to try again now."""
@@ -405,6 +401,13 @@ class Engine:
         if isinstance(item, PlaceItem | ObjectItem) and not self._turns.retry(item):
             return None
         return item
+
+    def obey(self, order: Order) -> str:
+        """Do what an operator ordered; what came of it, in words. To be saved."""
+        told, skipped = holding.obey(self._held, order)
+        self.state.skipped += skipped
+        self._unsaved = self._unsaved or bool(skipped)
+        return told
 
     def next_due_ns(self) -> int | None:
         """When the next held step is tried again, or one that waits for records is held."""

@@ -137,6 +137,15 @@ class HeldSteps:
                 return  # all below is still to be compared
         self._drop(key)
 
+    def hurry(self, steps: Iterable[HeldStep]) -> None:
+        """These are due now."""
+        for step in steps:
+            self._steps[step.key].due_ns = 0
+
+    def skip(self, step: HeldStep) -> None:
+        """An operator passes over it."""
+        self._drop(step.key)
+
     def object_done(self, identity: ObjectId) -> None:
         """The object was made true on the way to something else."""
         self._drop(("object", b"", b"", identity))

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from random import Random
 from typing import TypeVar
 
@@ -22,20 +20,31 @@ import trio
 
 from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
-from mirrorfs.journal.record import Record, SequenceNumber, Tag
+from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
+from replicator.applied import ApplyLog
 from replicator.config import SiteSettings
-from replicator.cursor import attach_site, read_log, tell_cursor, went_back, write_report
+from replicator.cursor import (
+    attach_site,
+    read_log,
+    tell_cursor,
+    went_back,
+    write_report,
+)
 from replicator.engine import Engine
 from replicator.lag import LagWindow, RateWindow
+from replicator.look import free_bytes, seen, seen_before
+from replicator.observing import Observing
 from replicator.opening import open_journaled_source
+from replicator.orders import Orders
 from replicator.schedule import Incarnations
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
+from replicator.stopwatch import timed
 from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
-from replicator.surroundings import Surroundings, TroubleError
+from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.view import SourceError, SourceRefusedError
 from replicator.workers import Threads
 
@@ -55,6 +64,7 @@ _SAVE_COMPARING_SECONDS = 30.0
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
+_PAUSE_LOOK_SECONDS = 60.0
 
 REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
 """What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
@@ -63,6 +73,10 @@ cursor does not help.)"""
 
 class StopNowError(Exception):
     """The operator does not want to wait for the end of what is being done."""
+
+
+class PausedError(Exception):
+    """The operator holds the site up."""
 
 
 class SiteDriver:
@@ -92,6 +106,11 @@ class SiteDriver:
         self._seen: SiteReport | None = None
         self._times: deque[tuple[SequenceNumber, int]] = deque()
         self._saved = self._worked = time.monotonic()
+        self.orders = Orders(journal, settings.name)
+        self._observing = Observing(ApplyLog(journal, settings.name), settings.workers)
+        self._answers: list[tuple[str, str]] = []
+        self._pausing = False
+        self._free: int | None = None
         self._lag = LagWindow()
         self._rate = RateWindow()
         self._stopping = False
@@ -136,8 +155,13 @@ class SiteDriver:
             workers=self._workers,
             copies_max=2 * self.settings.workers,
             commit_order=self.settings.commit_order,
+            observer=self._observing,
         )
-        self._engine = Engine(source, store, state, _incarnations(reader), world)
+        self._observing.restart()
+        self._engine = Engine(
+            timed(source, "source"), timed(store, "site"), state, _incarnations(reader), world
+        )
+        self._observing.object_waits = self._engine.step.bench.object_waits
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
         self._save(self._engine)
@@ -166,9 +190,7 @@ class SiteDriver:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
             try:
-                if self._engine is None:
-                    await self._reopen()
-                if await self._work():
+                if await self._round():
                     break
                 tries = 0
                 self._looked_again = False
@@ -187,10 +209,18 @@ class SiteDriver:
             self._enter(Phase.STOPPED, "")
         self.report()
 
-    async def _reopen(self) -> None:
-        await self._in_thread(self.open)
-        if self.is_initial:
-            self._enter(Phase.INITIAL_COPY, "")
+    async def _round(self) -> bool:
+        """Work for a moment, or be held up; whether this was the end."""
+        if self.orders.paused is not None:
+            return await self._pause()
+        if self._engine is None:
+            await self._in_thread(self.open)
+            if self.is_initial:
+                self._enter(Phase.INITIAL_COPY, "")
+        try:
+            return await self._work()
+        except PausedError:
+            return False
 
     async def _look_again(self, error: Exception) -> bool:
         """Whether another look at the cursor may help: records went while it was detached, say."""
@@ -198,7 +228,7 @@ class SiteDriver:
             return False
         self._looked_again = True
         _log.warning("%s: %s", self.settings.name, error)
-        await trio.to_thread.run_sync(self.close)
+        await self._in_thread(self.close)
         return True
 
     async def _work(self) -> bool:
@@ -220,6 +250,24 @@ class SiteDriver:
         if not busy and stopping == self._stopping:
             await self._wait(self._patience(engine), reader.wake_fd)
         return False
+
+    async def _pause(self) -> bool:
+        """Let go of the site until the operator says otherwise; whether to stop meanwhile."""
+        if self._engine is not None:
+            await self._in_thread(self._save_and_close)
+        pause = self.orders.paused
+        self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
+        self._pausing = False
+        if pause is not None:
+            await self._wait(_PAUSE_LOOK_SECONDS)
+        return self._stopping
+
+    def look_for_orders(self) -> None:
+        """Called now and then: what an operator ordered must not wait for something else."""
+        self._pausing = self.orders.paused is not None and self.phase is not Phase.PAUSED
+        resumed = self.phase is Phase.PAUSED and self.orders.paused is None
+        if self._pausing or resumed or self.orders.waiting:
+            self._wake.set()
 
     def _patience(self, engine: Engine) -> float:
         """Seconds to wait for records at most: something else may be due before."""
@@ -257,7 +305,8 @@ class SiteDriver:
 
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
-        reason = f"waiting for space: {error}" if no_space else str(error)
+        free = await trio.to_thread.run_sync(free_bytes, self.settings.path) if no_space else None
+        reason = why(error, free, self._observing.failed_size)
         if self.reason != reason:
             _log.warning("%s: %s", self.settings.name, reason)
         self._enter(Phase.BACKING_OFF, reason)
@@ -301,6 +350,19 @@ class SiteDriver:
     def _tick(self) -> None:
         if self._stop_now:
             raise StopNowError
+        if self._pausing and not self._stopping:
+            raise PausedError
+
+    def _obey(self, engine: Engine) -> None:
+        """Carry out what an operator ordered; answered when it is saved, and reported."""
+        answered = {path for path, _ in self._answers}
+        orders = [each for each in self.orders.take() if each[0] not in answered]
+        done = [(path, engine.obey(order)) for path, order in orders]
+        if done:
+            self._save(engine)
+        for _, answer in done:
+            _log.info("%s: ordered: %s", self.settings.name, answer)
+        self._answers += done
 
     def _slice(self) -> bool:
         """Work for a moment; whether there is more to do."""
@@ -308,6 +370,7 @@ class SiteDriver:
         assert engine is not None, "opened"
         deadline = time.monotonic() + _SLICE_SECONDS
         more = True
+        self._obey(engine)
         while more and time.monotonic() < deadline:
             self._tick()
             fed = self._feed(engine)
@@ -318,6 +381,8 @@ class SiteDriver:
             elif not more:
                 engine.step.finish()
             self._count(engine)
+        if not more and engine.idle and not engine.held:
+            self._observing.all_true()
         now = time.monotonic()
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
         applied = engine.plan.working() != engine.state.working
@@ -325,6 +390,7 @@ class SiteDriver:
         if engine.unsaved and (idle or now - self._saved >= seconds):
             self._save(engine)
             self._saved = time.monotonic()
+            self._free = free_bytes(self.settings.path)
         return more
 
     def _save(self, engine: Engine, *, stopped: bool = False) -> None:
@@ -350,7 +416,7 @@ class SiteDriver:
             gone = went_back(reader, engine.state)
             if gone is not None:
                 raise RecordsGoneError(f"{self.journal}: {gone}")
-        engine.feed((record, _tag(reader, record)) for record in records)
+        engine.feed((record, reader.tag_of(record.sequence)) for record in records)
         self._times.extend((record.sequence, record.time_ns) for record in records)
         return len(records)
 
@@ -384,16 +450,23 @@ class SiteDriver:
         if self._store is not None:
             self._store.renew()
 
+    def _look(self, engine: Engine) -> None:
+        """What there is to report; it stays when the site is closed for a while."""
+        oldest_ns = self._times[0][1] if self._times else 0
+        self._seen = seen(self.settings, engine, self._head, self._started_ns, oldest_ns)
+
     # reports -----------------------------------------------------------------------------------
 
-    def report(self) -> None:
-        """Write the report beside the journal; a full disk there must not stop us."""
+    def current(self) -> SiteReport | None:
+        """How things are now; None before the site was ever open."""
         if self._engine is not None:
             self._look(self._engine)
+        elif self._seen is None and self.phase is Phase.PAUSED:
+            self._seen = seen_before(self.journal, self.settings.name, self._started_ns)
         if self._seen is None:
-            return
+            return None
         now = time.time_ns()
-        report = msgspec.structs.replace(
+        return msgspec.structs.replace(
             self._seen,
             updated_ns=now,
             phase=self.phase.value,
@@ -402,39 +475,24 @@ class SiteDriver:
             lag_p50=self._lag.percentile(now, 0.5),
             lag_p99=self._lag.percentile(now, 0.99),
             records_per_second=self._rate.rate(now),
+            work=self._observing.report(now),
+            free_bytes=self._free,
         )
+
+    def report(self) -> None:
+        """Write the report beside the journal; a full disk there must not stop us."""
+        self._observing.flush()
+        answers = list(self._answers)
+        report = self.current()
+        if report is None:
+            return
         try:
             write_report(self.journal, report)
         except OSError as error:
             _log.debug("%s: no report: %s", self.settings.name, error)
-
-    def _look(self, engine: Engine) -> None:
-        """What there is to report; it stays when the site is closed for a while."""
-        store = engine.store
-        counters = asdict(engine.counters)
-        counters["directories_listed"] = store.directories_listed
-        counters["bytes_written"] = store.bytes_written
-        self._seen = SiteReport(
-            site=self.settings.name,
-            url=self.settings.url,
-            host=socket.gethostname(),
-            boot=boot_id(),
-            pid=os.getpid(),
-            started_ns=self._started_ns,
-            updated_ns=0,
-            phase="",
-            phase_ns=0,
-            head=self._head,
-            read=engine.plan.known,
-            queue=len(engine.plan),
-            oldest_ns=self._times[0][1] if self._times else 0,
-            counters=counters,
-            state=engine.state,
-        )
-
-
-def _tag(reader: JournalReader, record: Record) -> Tag:
-    return reader.tag_of(record.sequence)
+        for each in answers:
+            self.orders.answer(*each)
+            self._answers.remove(each)
 
 
 def _incarnations(reader: JournalReader) -> Incarnations:

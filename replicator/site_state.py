@@ -7,8 +7,8 @@ driver of a site may change between what people see in `status`.
                      |  ^          |
                      v  |          v
                   backing off <----+            the site or the source is in trouble: try again
-                     |
-                     v
+                     |                          paused: an operator holds it up; from and to
+                     v                          anything but halted
                    halted                       an operator must act
 """
 
@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+import xxhash
 
 from mirrorfs.journal.record import SequenceNumber
+from replicator.work import WorkReport
 
 STATE_FILE: Final = "state"
 STATE_VERSION: Final = 1
@@ -40,18 +42,21 @@ class Phase(enum.Enum):
     CATCHING_UP = "catching up"
     TAILING = "tailing"
     BACKING_OFF = "backing off"
+    PAUSED = "paused"
     HALTED = "halted"
     STOPPED = "stopped"
 
 
 _WORKING = frozenset({Phase.INITIAL_COPY, Phase.CATCHING_UP, Phase.TAILING})
+_ANY_TIME = frozenset({Phase.BACKING_OFF, Phase.PAUSED, Phase.HALTED, Phase.STOPPED})
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
-    Phase.STARTING: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
-    Phase.INITIAL_COPY: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
-    Phase.CATCHING_UP: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
-    Phase.TAILING: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
-    Phase.BACKING_OFF: _WORKING | {Phase.BACKING_OFF, Phase.HALTED, Phase.STOPPED},
+    Phase.STARTING: _WORKING | _ANY_TIME,
+    Phase.INITIAL_COPY: _WORKING | _ANY_TIME,
+    Phase.CATCHING_UP: _WORKING | _ANY_TIME,
+    Phase.TAILING: _WORKING | _ANY_TIME,
+    Phase.BACKING_OFF: _WORKING | _ANY_TIME,
+    Phase.PAUSED: _WORKING | _ANY_TIME,
     Phase.HALTED: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
@@ -94,6 +99,28 @@ class HeldStep(msgspec.Struct, kw_only=True):
         if self.kind == "object":
             return (self.kind, b"", b"", self.object)
         return (self.kind, self.directory, self.name, b"")
+
+    @property
+    def id(self) -> str:
+        """What people call it by: 8 hex digits, the same as long as it is held."""
+        return xxhash.xxh32_hexdigest(msgspec.msgpack.encode(self.key))
+
+
+class SkippedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that an operator passed over: the site may differ from the source there.
+
+    Attributes:
+        reason: as the operator gave it. by: the operator's user id. time_ns: when.
+        The others: as of the held step.
+    """
+
+    kind: str
+    path: bytes | None
+    sequence: int
+    error: str
+    reason: str
+    by: int
+    time_ns: int
 
 
 class Level(msgspec.Struct, kw_only=True):
@@ -169,6 +196,7 @@ class SiteState(msgspec.Struct, kw_only=True):
         escaping: a reconcile has ended shortly before: what has moved meanwhile is compared again.
         keeping: and what is found gone then is kept.
         comparing: comparisons under way, the one at work last.
+        skipped: the steps that an operator passed over, for ever.
         boot, mount: boot id of the host that wrote this, and which mount of the site's file system
             it was; with `stopped` false and another one, what was copied since may be lost.
         log_tag, generation: the activity log that the records up to `working` rely on: the
@@ -190,6 +218,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     keeping: bool = False
     held: list[HeldStep] = []
     comparing: list[ComparisonState] = []
+    skipped: list[SkippedStep] = []
     boot: str = ""
     mount: int = 0
     stopped: bool = False
@@ -209,6 +238,8 @@ class SiteReport(msgspec.Struct, kw_only=True):
         phase: see Phase; reason: in words, why it is in it ("" if there is nothing to say).
         phase_ns: since when. updated_ns: when this was written (every second or so).
         head: newest record of the journal seen. read: newest record taken into the plan.
+        done: newest record up to which all was worked on (`state.working` is the saved one).
+        work: what the steps spend their time on. free_bytes: at the site; None: not known.
         queue: places and objects waiting in the plan. oldest_ns: time of the oldest record that
             was not worked on, 0 if there is none.
         lag_p50, lag_p99: seconds from record to site, over the last hour; None without samples.
@@ -228,7 +259,10 @@ class SiteReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     head: int = 0
     read: int = 0
+    done: int = 0
     queue: int = 0
+    free_bytes: int | None = None
+    work: WorkReport | None = None
     oldest_ns: int = 0
     lag_p50: float | None = None
     lag_p99: float | None = None

@@ -16,7 +16,8 @@ from typing import Protocol
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator.held import AheadError
 from replicator.moves import Bench
-from replicator.planner import Item
+from replicator.observer import Observer
+from replicator.planner import Item, ObjectItem
 from replicator.stores.base import Content, Mark, MarkFlag, SiteStore, Staged, StoreError
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
 
@@ -51,6 +52,7 @@ class Copying:
         object, size: which, how large it was.  since_ns: time of the record it is copied for.
         known: the newest record taken in before it was read.
         settled_ctime_ns: its change time if records account for it (see Hints).
+        item: the first step that wanted it.
         wanted: by these steps; by none: the copy is given up.
         landed: it has ended, with `staged`, `stat` and `mark` or with `error`.
     """
@@ -60,6 +62,7 @@ class Copying:
     since_ns: int
     known: tuple[Tag, SequenceNumber]
     settled_ctime_ns: int
+    item: Item
     wanted: dict[Item | None, None] = field(default_factory=dict)
     landed: bool = False
     staged: Staged | None = None
@@ -177,8 +180,10 @@ class Staging:
         sleep: Callable[[float], None],
         clock_ns: Callable[[], int],
         inline_bytes: int,
+        observer: Observer,
     ) -> None:
-        """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures."""
+        """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures; `observer`
+        is told what workers copy."""
         self.inline_bytes = inline_bytes
         self.owner: tuple[Item | None, int] = (None, 0)
         self.arrived: list[Item | None] = []
@@ -187,6 +192,7 @@ class Staging:
         self._workers = workers
         self._sleep = sleep
         self._clock_ns = clock_ns
+        self._observer = observer
         self._slow = 0
         self._passed = 0
         self._copying: dict[ObjectId, Copying] = {}
@@ -260,6 +266,7 @@ class Staging:
             self.owner[1],
             (plan.known_tag, plan.known),
             plan.hints(found.id).settled_ctime_ns,
+            self.owner[0] or ObjectItem(found.id, (plan.known, 0)),
         )
 
     def _arrived(self, found: SourceObject) -> Staged | None:
@@ -320,9 +327,10 @@ class Staging:
 
     def _run(self, copying: Copying) -> None:
         """On a worker."""
+        if copying.cancelled:
+            return
+        self._observer.copying(copying.item)
         try:
-            if copying.cancelled:
-                return
             found = self._bench.source.open(copying.object)
             if found is None:
                 raise SourceChangedError("it is gone")
@@ -333,6 +341,8 @@ class Staging:
                 )
         except (SourceChangedError, SourceError, StoreError) as error:
             copying.error = error
+        finally:
+            self._observer.copied(copying.item)
 
     def land(self) -> None:
         """Take in what has been copied."""

@@ -54,7 +54,8 @@ def why_silent(report: SiteReport, now_ns: int) -> str | None:
     age = max(0, now_ns - report.updated_ns) / 1e9
     if report.phase == Phase.HALTED.value:
         return f"not running: halted {span(age)} ago"
-    if report.state.stopped or report.phase == Phase.STOPPED.value:
+    paused = report.phase == Phase.PAUSED.value
+    if report.phase == Phase.STOPPED.value or (report.state.stopped and not paused):
         return f"not running: stopped {span(age)} ago"
     if _is_gone(report):
         return f"not running: process {report.pid} ended without stopping, {span(age)} ago"

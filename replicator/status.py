@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Final
 
 from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError, Status
@@ -17,25 +18,29 @@ from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
 from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError
 from mirrorfs.journal.site_files import read_cursors
-from replicator.config import RunSettings, SiteSettings
+from replicator.config import RunSettings, SiteSettings, Thresholds
 from replicator.cursor import read_reports
 from replicator.lag import eta_seconds, lag_seconds
-from replicator.site_state import HeldStep, Phase, SiteReport, StateError
+from replicator.orders import Pause, read_pause
+from replicator.site_state import HeldStep, Phase, SiteReport, SkippedStep, StateError
 from replicator.standing import Standing, standing, why_silent
 from replicator.status_report import (
     HeldStatus,
+    Limits,
     Problem,
     Severity,
     SiteStatus,
+    SkippedStatus,
     VolumeReport,
     VolumeStatus,
 )
 from replicator.wording import count, escaped, moment, span
-
-LAG_SECONDS_MAX: Final = 300.0
-"""A site further behind is a warning."""
+from replicator.work import bottleneck
 
 _CONTROL_SECONDS: Final = 2.0
+_AT_WORK: Final = frozenset(
+    phase.value for phase in (Phase.INITIAL_COPY, Phase.CATCHING_UP, Phase.TAILING)
+)
 
 
 class StatusReader:
@@ -131,24 +136,18 @@ class StatusReader:
         self, settings: SiteSettings, report: SiteReport | StateError | None, now_ns: int
     ) -> SiteStatus:
         name = settings.name
-        if report is None:
-            told = f"site {name}: no replicator has ever reported on it"
-            return SiteStatus(
-                site=name, url=settings.url, state="never ran", problems=(_warning(told),)
-            )
-        if isinstance(report, StateError):
-            told = f"site {name}: its report {report}"
-            return SiteStatus(
-                site=name, url=settings.url, state="unreadable", problems=(_critical(told),)
-            )
+        if not isinstance(report, SiteReport):
+            return _unheard(settings, report)
         silent = why_silent(report, now_ns)
+        pause = read_pause(self._settings.journal, name)
+        limits = settings.thresholds or self._settings.thresholds
         at, reader = None, self._reader
         if reader is not None and self._corrupt is None:
             at = standing(reader, report.state)
         lag = None if at is None else self._lag(report, at, silent is None, now_ns)
         held = report.state.held
-        failed = tuple(_held(step) for step in held if not step.waiting)
-        waiting = tuple(_held(step) for step in held if step.waiting)
+        failed = tuple(held_status(step) for step in held if not step.waiting)
+        waiting = tuple(held_status(step) for step in held if step.waiting)
         behind = None
         if reader is not None and at is not None and at.working >= 0:
             done = _working_now(report, at) if silent is None else at.working
@@ -156,19 +155,23 @@ class StatusReader:
         rate = report.records_per_second if silent is None else 0.0
         cursor = self._cursors.get(name)
         known = cursor if isinstance(cursor, SiteCursor) else None
-        problems = _problems(report, at, silent, lag, len(failed))
+        problems = [
+            *_problems(report, at, silent, pause),
+            *_excesses(f"site {name}", lag, len(failed), limits),
+        ]
         if known is not None and known.status == "detached":
             problems = _problems_detached(report, at)
         elif isinstance(cursor, SiteCursorError):
             told = f"site {name}: its cursor {cursor}: the journal keeps everything"
             problems.append(_warning(told))
+        work = report.work if silent is None and report.phase in _AT_WORK else None
         return SiteStatus(
             site=name,
             attached=None if known is None else known.status == "attached",
             attachment_since=None if known is None else moment(known.since_ns),
             url=report.url,
             state=report.phase,
-            reason=_reason(report, at),
+            reason=_reason(report, at, pause),
             running=silent is None,
             host=report.host,
             pid=report.pid,
@@ -184,6 +187,12 @@ class StatusReader:
             queue=report.queue,
             records_per_second=rate,
             eta_seconds=None if behind is None else eta_seconds(behind, rate),
+            skipped=len(report.state.skipped),
+            skipped_steps=tuple(_skipped(step) for step in report.state.skipped),
+            bottleneck=None if work is None else bottleneck(work, report.queue),
+            work=work,
+            free_bytes=report.free_bytes,
+            limits=_limits(limits),
             failed=len(failed),
             waiting=len(waiting),
             failed_steps=failed,
@@ -239,19 +248,35 @@ def _degraded(told: Status, now_ns: int) -> str:
     return f"{told.degraded}; for {since}; {marked} to compare"
 
 
+def _unheard(settings: SiteSettings, error: StateError | None) -> SiteStatus:
+    if error is None:
+        state, told = "never ran", _warning("no replicator has ever reported on it")
+    else:
+        state, told = "unreadable", _critical(f"its report {error}")
+    problem = Problem(severity=told.severity, text=f"site {settings.name}: {told.text}")
+    return SiteStatus(site=settings.name, url=settings.url, state=state, problems=(problem,))
+
+
 def _working_now(report: SiteReport, at: Standing) -> int:
     """Up to where a running replicator has worked: its saved cursor may be seconds old."""
-    return at.working if report.oldest_ns else max(at.working, report.read)
+    return max(at.working, report.done if report.oldest_ns else report.read)
 
 
-def _reason(report: SiteReport, at: Standing | None) -> str:
+def _reason(report: SiteReport, at: Standing | None, pause: Pause | None) -> str:
+    if pause is not None and report.phase == Phase.PAUSED.value:
+        return _paused(pause)
     if at is not None and at.reason:
         return f"an initial copy is due: {at.reason}"
     return report.reason
 
 
+def _paused(pause: Pause) -> str:
+    since = f"since {moment(pause.time_ns)}" if pause.time_ns else ""
+    return ", ".join(part for part in (pause.reason, since) if part)
+
+
 def _problems(
-    report: SiteReport, at: Standing | None, silent: str | None, lag: float | None, failed: int
+    report: SiteReport, at: Standing | None, silent: str | None, pause: Pause | None
 ) -> list[Problem]:
     site = f"site {report.site}"
     found = []
@@ -264,10 +289,8 @@ def _problems(
     if at is not None and at.working < 0:
         what = "is not complete" if not at.reason else f"is due: {at.reason}"
         found.append(_warning(f"{site}: the initial copy {what}"))
-    if lag is not None and lag > LAG_SECONDS_MAX:
-        found.append(_warning(f"{site} is {span(lag)} behind"))
-    if failed:
-        found.append(_warning(f"{site}: {count(failed, 'step')} failed"))
+    if pause is not None:
+        found.append(_warning(f"{site} is paused: {_paused(pause)}"))
     return found
 
 
@@ -279,12 +302,48 @@ def _problems_detached(report: SiteReport, at: Standing | None) -> list[Problem]
     return []
 
 
-def _held(step: HeldStep) -> HeldStatus:
-    return HeldStatus(
+def _excesses(site: str, lag: float | None, failed: int, limits: Thresholds) -> Iterator[Problem]:
+    """What is more than the thresholds allow."""
+    if lag is not None and 0 < limits.critical_lag < lag:
+        yield _critical(f"{site} is {span(lag)} behind")
+    elif lag is not None and 0 < limits.warn_lag < lag:
+        yield _warning(f"{site} is {span(lag)} behind")
+    if 0 < limits.critical_failed <= failed:
+        yield _critical(f"{site}: {count(failed, 'step')} failed")
+    elif 0 < limits.warn_failed <= failed:
+        yield _warning(f"{site}: {count(failed, 'step')} failed")
+
+
+def _limits(limits: Thresholds) -> Limits:
+    return Limits(
+        warn_lag=limits.warn_lag,
+        critical_lag=limits.critical_lag,
+        warn_failed=limits.warn_failed,
+        critical_failed=limits.critical_failed,
+    )
+
+
+def _skipped(step: SkippedStep) -> SkippedStatus:
+    return SkippedStatus(
         kind=step.kind,
         path=None if step.path is None else "/" + escaped(step.path),
         sequence=step.sequence,
         error=step.error,
+        reason=step.reason,
+        by=step.by,
+        time=moment(step.time_ns),
+    )
+
+
+def held_status(step: HeldStep) -> HeldStatus:
+    """A held step, as values to show."""
+    return HeldStatus(
+        id=step.id,
+        kind=step.kind,
+        path=None if step.path is None else "/" + escaped(step.path),
+        sequence=step.sequence,
+        error=step.error,
+        errno=step.errno,
         tries=step.tries,
         since=moment(step.since_ns),
         next_try=moment(step.due_ns),

@@ -9,6 +9,8 @@ import enum
 
 import msgspec
 
+from replicator.work import Bottleneck, WorkReport
+
 
 class Severity(enum.IntEnum):
     """How urgent it is; also the exit code."""
@@ -29,17 +31,41 @@ class HeldStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A step of the failed set, or one that waits for a writer.
 
     Attributes:
+        id: what `retry` and `skip` take, beside the path.
         path: as far as it is known, escaped; null if it is not.
         sequence: of its first record. since, next_try: UTC.
     """
+
+    id: str
+    kind: str
+    path: str | None
+    sequence: int
+    error: str
+    errno: int
+    tries: int
+    since: str
+    next_try: str
+
+
+class SkippedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that an operator passed over. `by`: the operator's user id; `time`: UTC."""
 
     kind: str
     path: str | None
     sequence: int
     error: str
-    tries: int
-    since: str
-    next_try: str
+    reason: str
+    by: int
+    time: str
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """From where on a site is a warning, or critical: seconds behind, failed steps. 0: never."""
+
+    warn_lag: float
+    critical_lag: float
+    warn_failed: int
+    critical_failed: int
 
 
 class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +103,9 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
         working, clean: cursors; null before the initial copy is complete.
         lag_records: records after the working cursor. lag_seconds: age of the oldest of them.
         lag_p50_seconds, lag_p99_seconds: of the last hour. eta_seconds: until it has caught up.
+        bottleneck: what bounds the rate, from the times that the steps of the last minute took.
+        work: these times. free_bytes: at the site. limits: from where on there are problems.
+        skipped: how many steps operators passed over; skipped_steps: all of them.
         failed, waiting: how many steps failed, or wait for a writer; failed_steps,
         waiting_steps: all of them.
     """
@@ -106,6 +135,12 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     failed_steps: tuple[HeldStatus, ...] = ()
     waiting_steps: tuple[HeldStatus, ...] = ()
+    skipped: int = 0
+    skipped_steps: tuple[SkippedStatus, ...] = ()
+    bottleneck: Bottleneck | None = None
+    work: WorkReport | None = None
+    free_bytes: int | None = None
+    limits: Limits | None = None
     counters: dict[str, int] = {}
     problems: tuple[Problem, ...] = ()
 
@@ -122,3 +157,8 @@ class VolumeReport(msgspec.Struct, frozen=True, kw_only=True):
 def encode_status(report: VolumeReport) -> bytes:
     """The report as one line of JSON."""
     return msgspec.json.encode(report)
+
+
+def status_schema() -> dict[str, object]:
+    """The JSON schema of a report."""
+    return msgspec.json.schema(VolumeReport)

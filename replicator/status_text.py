@@ -18,12 +18,15 @@ from replicator.status_report import (
     Problem,
     Severity,
     SiteStatus,
+    SkippedStatus,
     VolumeReport,
     VolumeStatus,
 )
 from replicator.wording import count, lag, size, span
+from replicator.work import LONG_SECONDS, Doing
 
 _STEPS_SHOWN: Final = 3
+_DOING_SHOWN: Final = 2
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 _VERDICTS: Final = {Severity.OK: "ok", Severity.WARNING: "warning", Severity.CRITICAL: "CRITICAL"}
 
@@ -90,10 +93,16 @@ def _site_rows(site: SiteStatus) -> Iterator[Row]:
     if site.eta_seconds:
         rate += f", caught up in {span(site.eta_seconds)}"
     yield "work", f"{count(site.queue or 0, 'place')} in the queue, {rate}", ""
+    if site.bottleneck is not None and site.bottleneck.part != "none":
+        yield "bottleneck", site.bottleneck.text, ""
+    for each in _doing(site):
+        yield "doing", each, ""
     if site.failed:
         yield "failed", "\n".join(_steps(site.failed_steps)), _STYLES[Severity.CRITICAL]
     if site.waiting:
         yield "waiting", f"{count(site.waiting, 'step')}, for a writer to close its file", ""
+    if site.skipped:
+        yield "skipped", "\n".join(_skipped(site.skipped_steps)), "yellow"
 
 
 def _cursors(site: SiteStatus) -> str:
@@ -120,6 +129,59 @@ def _steps(steps: Sequence[HeldStatus]) -> Iterator[str]:
         yield f"{step.path or step.kind}: {step.error} ({tries})"
     if len(steps) > _STEPS_SHOWN:
         yield f"and {len(steps) - _STEPS_SHOWN:,} more"
+
+
+def _skipped(steps: Sequence[SkippedStatus]) -> Iterator[str]:
+    yield f"{count(len(steps), 'step')}, by operators: the site may differ there"
+    for step in steps[-_STEPS_SHOWN:]:
+        yield f"{step.path or step.kind}: {step.reason} ({step.time})"
+    if len(steps) > _STEPS_SHOWN:
+        yield f"and {len(steps) - _STEPS_SHOWN:,} before"
+
+
+def _doing(site: SiteStatus) -> Iterator[str]:
+    steps = () if site.work is None else site.work.under_way
+    for step in steps[:_DOING_SHOWN]:
+        yield doing(step)
+    if len(steps) > _DOING_SHOWN:
+        yield f"and {len(steps) - _DOING_SHOWN:,} more"
+
+
+def doing(step: Doing) -> str:
+    """A step that is being carried out."""
+    if not step.size:
+        return step.path
+    told = f"{step.path}: {size(step.copied)} of {size(step.size)} copied"
+    if not step.copied or step.seconds < LONG_SECONDS:
+        return told
+    return f"{told}, {span((step.size - step.copied) * step.seconds / step.copied)} left"
+
+
+def nagios(report: VolumeReport) -> str:
+    """One line as monitoring plugins print it, with performance data."""
+    problems = [*report.volume.problems, *(each for site in report.sites for each in site.problems)]
+    texts = [each.text for each in sorted(problems, key=lambda each: -each.severity)]
+    if not texts:
+        texts = [
+            f"{site.site} {site.state}, {lag(site.lag_seconds)} behind" for site in report.sites
+        ]
+    told = "; ".join(texts) or "no site yet"
+    data = " ".join(part for site in report.sites for part in _performance(site))
+    verdict = _VERDICTS[Severity(report.severity)].upper()
+    return f"MIRRORFS {verdict} - {told.replace('|', '/')} | {data}".rstrip(" |")
+
+
+def _performance(site: SiteStatus) -> Iterator[str]:
+    limits = site.limits
+    if limits is None:
+        return
+    if site.lag_seconds is not None:
+        allowed = [f"{each:g}" if each else "" for each in (limits.warn_lag, limits.critical_lag)]
+        yield f"{site.site}_lag={site.lag_seconds:.3f}s;{allowed[0]};{allowed[1]};0"
+    yield f"{site.site}_queue={site.queue or 0};;;0"
+    # a threshold of these data is crossed above it, ours is from it on
+    steps = [str(each - 1) if each else "" for each in (limits.warn_failed, limits.critical_failed)]
+    yield f"{site.site}_failed={site.failed};{steps[0]};{steps[1]};0"
 
 
 def _verdict(report: VolumeReport, problems: Sequence[Problem]) -> Iterator[RenderableType]:

@@ -20,6 +20,7 @@ from replicator.held import AheadError, DeferredError, HeldSteps
 from replicator.linking import Linking
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
+from replicator.observer import Observer
 from replicator.planner import ObjectItem, PlaceItem, Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
@@ -54,6 +55,7 @@ class Step:
         inline_bytes: int,
         sleep: Callable[[float], None],
         clock_ns: Callable[[], int],
+        observer: Observer,
     ) -> None:
         """Step on `source`, `store` and `plan`.
 
@@ -63,6 +65,7 @@ class Step:
             held: the steps that failed or wait.
             workers: where bytes move.  inline_bytes: see Staging.
             sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
+            observer: is told what workers copy.
         """
         names = NameTable(store)
         self.bench = Bench(
@@ -82,7 +85,7 @@ class Step:
         self._store = store
         self._plan = plan
         self._held = held
-        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes)
+        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes, observer)
 
     @property
     def counters(self) -> Counters:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from mirrorfs.journal.record import SequenceNumber, Tag
 from replicator.commit_order import CommitOrder
 from replicator.copying import SMALL_BYTES
+from replicator.observer import Observer, Unobserved
 from replicator.planner import Item, PlaceItem, ReconcileItem
 from replicator.staging import Workers
 from replicator.stores.base import StoreError
 from replicator.view import SourceError
+from replicator.wording import size
 
 
 class TroubleError(Exception):
@@ -49,6 +51,7 @@ class Surroundings:
         copies_max: so many files may be copied, or have been, before the turn of their steps.
         inline_bytes: files up to this size are copied on the spot, while the site is quick.
         commit_order: in which order changes become visible.
+        observer: is told what is done.
     """
 
     clock_ns: Callable[[], int]
@@ -65,6 +68,7 @@ class Surroundings:
     log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
     unsynced: bool = False
     names_max: int = 64
+    observer: Observer = field(default_factory=Unobserved)
 
 
 @contextlib.contextmanager
@@ -75,6 +79,18 @@ def trouble(what: str) -> Iterator[None]:
     except (StoreError, SourceError) as error:
         no_space = isinstance(error, StoreError) and error.no_space
         raise TroubleError(str(error), what, no_space=no_space) from error
+
+
+def why(error: Exception, free: int | None, needed: int) -> str:
+    """An error in words, with the step it stopped. `free`: bytes at the site; None: not known.
+    `needed`: by the file that was being copied; 0: it was none."""
+    if not isinstance(error, TroubleError):
+        return str(error)
+    if not error.no_space:
+        return f"{error} (at {error.item})"
+    left = "" if free is None else f", {size(free)} free"
+    need = f"{size(needed)} needed" if needed else "the site is full"
+    return f"waiting for space: {need}{left}, for {error.item}"
 
 
 def describe(item: Item) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Final
 
+_UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 _SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -22,6 +23,11 @@ def escaped(name: bytes) -> str:
             raw = sign.encode("utf-8", errors="surrogateescape")
             parts.append("".join(f"\\x{byte:02x}" for byte in raw))
     return "".join(parts)
+
+
+def printable(text: str) -> str:
+    """Text that somebody else has chosen, safe to show."""
+    return escaped(text.encode("utf-8", errors="surrogateescape"))
 
 
 def count(number: int, what: str) -> str:
@@ -51,12 +57,13 @@ def span(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """A number of bytes in its largest unit: `512 bytes`, `1.4 GiB`."""
-    if number < 1024:
+    """Bytes with as many digits as they deserve: `17 bytes`, `3.1 GB`."""
+    if number < 1000:
         return count(number, "byte")
-    units = ("KiB", "MiB", "GiB", "TiB", "PiB")
-    power = min((number.bit_length() - 1) // 10, len(units))
-    return f"{number / (1 << 10 * power):,.1f} {units[power - 1]}"
+    value, unit = number / 1000, 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}" if value < 999.5 else f"{value:,.0f} {_UNITS[unit]}"
 
 
 def moment(time_ns: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.engine import Engine
+from replicator.observer import Observer, Unobserved
 from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError
@@ -119,8 +120,10 @@ class Mirror:
         *,
         inline_bytes: int = 1 << 20,
         commit_order: CommitOrder = CommitOrder.DIRECTORY,
+        observer: Observer | None = None,
     ) -> None:
         self.random = random
+        self.observer = observer or Unobserved()
         self.inline_bytes = inline_bytes
         self.commit_order = commit_order
         self.tree = ModelTree()
@@ -158,6 +161,7 @@ class Mirror:
             copies_max=4,
             inline_bytes=self.inline_bytes,
             commit_order=self.commit_order,
+            observer=self.observer,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),

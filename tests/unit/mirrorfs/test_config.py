@@ -230,7 +230,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
         ("volume = 3", "volume: missing; a table [volume] is needed"),
         ("[volume", "not TOML"),
         ("\udcff", "not TOML"),
-        (VALID + "[sites]", "sites: not known; allowed: [volume], [[site]]"),
+        (VALID + "[sites]", "sites: not known; allowed: [volume], [replicator], [[site]]"),
         (VALID + "colour = 1", "volume.colour: not known; allowed: name, source, mountpoint"),
         (VALID + "kernel_options = []", "volume.kernel_options: not known"),
         ('[volume]\nname = "x"\nsource = "/s"', "volume.journal: missing"),

@@ -92,11 +92,30 @@ WRONG = {
     "two files": (["run", "a", "b"], "unexpected extra argument"),
     "attach nothing": (["attach", "--journal", "/j"], "option '--site': one is needed"),
     "attach unknown": (["attach", "--journal", "/j", "--site", "x"], "x: not known: NAME=URL"),
-    "watched json": (["status", "--journal", "/j", "--json", "--watch"], "not together"),
+    "watched json": (["status", "--journal", "/j", "--json", "--watch"], "one of them"),
+    "json nagios": (["status", "--journal", "/j", "--json", "--nagios"], "one of them"),
     "part": (["verify", "--journal", "/j"], "option '--full': missing"),
     "verify nothing": (["verify", "--full", "--journal", "/j"], "no site has ever been"),
     "wait for nothing": (["wait", "--journal", "/j", "--site", "x"], "arguments: [VOLUME.toml]"),
-    "wait for what": (["wait", "--journal", "/j", "--site", "x", "soon"], "'soon': 'now' or"),
+    "explain nothing": (["explain", "--journal", "/j"], "arguments: [VOLUME.toml] and a path"),
+    "explain two": (["explain", "--journal", "/j", "a", "b", "c"], "arguments: [VOLUME.toml]"),
+    "lag over nan": (["lag", "--journal", "/j", "--over", "nan"], "'--over': seconds from 0 on"),
+    "pause reason": (["pause", "--journal", "/j", "--reason", "a\nb", "x"], "'--reason': print"),
+    "retry nothing": (["retry", "--journal", "/j"], "paths or ids, or --all"),
+    "retry all and some": (["retry", "--journal", "/j", "--all", "x"], "paths or ids, or --all"),
+    "skip for no reason": (["skip", "--journal", "/j", "x"], "option '--reason': missing"),
+    "pause nothing": (["pause", "--journal", "/j"], "arguments: [VOLUME.toml] and a site"),
+    "pause nobody": (["pause", "--journal", "/j", "x"], "option '--site': x: not known"),
+    "failed nobody": (["failed", "--journal", "/j", "x"], "option '--site': x: not known"),
+    "checkpoint now": (["checkpoint", "--journal", "/j", "now"], "'now': 1 to 255 printable"),
+    "checkpoint 17": (["checkpoint", "--journal", "/j", "17"], "'17': 1 to 255 printable"),
+    "checkpoint path": (["checkpoint", "--journal", "/j", "a/b"], "'a/b': 1 to 255 printable"),
+    "lag twice": (["lag", "--journal", "/j", "--csv", "--json"], "one of them"),
+    "lag since": (["lag", "--journal", "/j", "--since", "noon"], "noon: a time ago is allowed"),
+    "lag over": (["lag", "--journal", "/j", "--over", "-1"], "'--over': seconds from 0 on"),
+    "lag of nothing": (["lag", "--journal", "/j"], "option '--site': missing: no site is known"),
+    "lag slice": (["lag", "--journal", "/j", "--slice", "week"], "'week' is not one of"),
+    "top": (["top", "--journal", "/j", "--by", "size"], "'size' is not one of"),
     "wait for whom": (["wait", "--journal", "/j", "now"], "option '--site': missing"),
     "time": (["wait", "--journal", "/j", "--site", "x", "--timeout", "-1", "now"], "-1"),
 }
@@ -128,7 +147,9 @@ def test_a_wrong_volume_file(tmp_path: Path) -> None:
     file.write_text("[volume]\nname = 'x'\n[[sites]]\n")
     done = replicator("status", file)
     assert done.returncode == 65
-    assert done.stderr == (f"replicator: {file}: sites: not known; allowed: [volume], [[site]]\n")
+    assert done.stderr == (
+        f"replicator: {file}: sites: not known; allowed: [volume], [replicator], [[site]]\n"
+    )
 
 
 def test_a_volume_file_names_journal_and_sites(

@@ -13,6 +13,7 @@ from replicator.config import (
     ConfigurationError,
     RunSettings,
     SiteSettings,
+    Thresholds,
     UsageError,
     load,
     load_volume,
@@ -75,6 +76,15 @@ def test_file_and_options_add_up(tmp_path: Path) -> None:
     assert [site.name for site in found.sites] == ["backup", "b"]
 
 
+def test_thresholds_of_a_volume_and_of_a_site(tmp_path: Path) -> None:
+    own = "[replicator]\nwarn_lag = 60\ncritical-failed = 3\nmetrics_file = '/m'\n"
+    own += "metrics_listen = '[::1]:9191'\n"
+    found = load(write(tmp_path, VOLUME + own + SITE + "warn_lag = 5.5\n"), None, ["b=/mnt/b"])
+    assert found.thresholds == Thresholds(60, 3600.0, 1, 3)
+    assert [site.thresholds for site in found.sites] == [Thresholds(5.5, 3600.0, 1, 3), None]
+    assert (found.metrics_file, found.metrics_listen) == ("/m", ("::1", 9191))
+
+
 def test_only_some_commands_need_a_site(tmp_path: Path) -> None:
     file = write(tmp_path, VOLUME)
     assert load_volume(file, None) == RunSettings("/var/lib/mirrorfs/prod", ())
@@ -134,7 +144,36 @@ def test_a_site_name_alone() -> None:
 FILES = {
     "not TOML": ("[volume", "not TOML: "),
     "not text": ("\udcff", "not TOML: "),
-    "table": (VOLUME + "[sites]\n", r"sites: not known; allowed: \[volume\], \[\[site\]\]"),
+    "table": (
+        VOLUME + "[sites]\n",
+        r"sites: not known; allowed: \[volume\], \[replicator\], \[\[site\]\]",
+    ),
+    "own": ("replicator = 3\n" + VOLUME, r"replicator: a table \[replicator\] is allowed"),
+    "own key": (VOLUME + "[replicator]\nx = 1\n", "replicator.x: not known; allowed: warn_lag, "),
+    "lag": (
+        VOLUME + "[replicator]\nwarn_lag = true\n",
+        "replicator.warn_lag: True: a number of seconds is allowed, 0 for never",
+    ),
+    "less": (VOLUME + "[replicator]\nwarn_lag = -1\n", "replicator.warn_lag: -1: from 0 on is"),
+    "nan": (VOLUME + "[replicator]\nwarn_lag = nan\n", "replicator.warn_lag: nan: from 0 on is"),
+    "half": (
+        VOLUME + "[replicator]\nwarn_failed = 1.5\n",
+        "replicator.warn_failed: 1.5: a whole number is allowed",
+    ),
+    "of a site": (VOLUME + SITE + 'warn-lag = "x"\n', r"site\[1\].warn_lag: x: a number of"),
+    "metrics": (
+        VOLUME + '[replicator]\nmetrics-file = "x"\n',
+        "replicator.metrics_file: x: an absolute path is allowed",
+    ),
+    "everywhere": (
+        VOLUME + '[replicator]\nmetrics_listen = "0.0.0.0:9191"\n',
+        r"replicator.metrics_listen: 0.0.0.0:9191: 127.0.0.1:PORT or \[::1\]:PORT is allowed",
+    ),
+    "port": (
+        VOLUME + '[replicator]\nmetrics_listen = "127.0.0.1:99999"\n',
+        ".*: 127.0.0.1:PORT or",
+    ),
+    "no port": (VOLUME + "[replicator]\nmetrics_listen = 9191\n", ".*: 9191: 127.0.0.1:PORT or"),
     "no volume": (SITE, r"volume: missing; a table \[volume\] is needed"),
     "volume list": ("volume = 3\n", r"volume: missing; a table \[volume\] is needed"),
     "volume key": (VOLUME + "jurnal = 1\n", r"volume.jurnal: not known; allowed: attr_timeout, "),

@@ -51,8 +51,8 @@ def status(journal: Path, *sites: SiteSettings) -> VolumeReport:
         return reader.read()
 
 
-def text(report: VolumeReport) -> str:
-    console = Console(width=80, highlight=False, markup=False, color_system=None)
+def text(report: VolumeReport, width: int = 80) -> str:
+    console = Console(width=width, highlight=False, markup=False, color_system=None)
     with console.capture() as captured:
         console.print(render(report))
     return captured.get()

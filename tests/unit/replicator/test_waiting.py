@@ -10,7 +10,8 @@ import pytest
 from mirrorfs.journal.reader import NoJournalError
 from mirrorfs.journal.record import Checkpoint, Kind, SequenceNumber
 from mirrorfs.journal.writer import JournalWriter
-from replicator.waiting import POLL_SECONDS, UNHEARD_SECONDS, Answer, Outcome, wait
+from replicator.site_state import SkippedStep
+from replicator.waiting import POLL_SECONDS, UNHEARD_SECONDS, Answer, Goal, Outcome, wait
 from tests.support.reports import held, journal_at, put_report, state_of
 
 
@@ -60,7 +61,9 @@ def ask(
     clock = clock or Clock()
     wanted = None if target is None else SequenceNumber(target)
     names = names or ("backup",)
-    return wait(str(journal), names, wanted, timeout, sleep=clock.sleep, monotonic=clock.monotonic)
+    return wait(
+        str(journal), names, Goal(wanted), timeout, sleep=clock.sleep, monotonic=clock.monotonic
+    )
 
 
 def test_reached_at_once(journal: Path, writer: JournalWriter) -> None:
@@ -182,3 +185,59 @@ def test_a_cursor_of_another_journal_reaches_nothing(journal: Path, writer: Jour
 def test_no_journal(tmp_path: Path) -> None:
     with pytest.raises(NoJournalError):
         ask(tmp_path)
+
+
+def skipped(sequence: int, path: bytes = b"a/b", time_ns: int = 1) -> SkippedStep:
+    return SkippedStep(
+        kind="place",
+        path=path,
+        sequence=sequence,
+        error="Permission denied",
+        reason="not needed",
+        by=0,
+        time_ns=time_ns,
+    )
+
+
+def one(journal: Path, goal: Goal) -> Answer:
+    clock = Clock()
+    seconds = {"sleep": clock.sleep, "monotonic": clock.monotonic}
+    (answer,) = wait(str(journal), ["backup"], goal, 0.2, **seconds)  # type: ignore[arg-type]
+    return answer
+
+
+def test_a_skip_counts_from_the_checkpoint_before_and_while_we_wait(
+    journal: Path, writer: JournalWriter
+) -> None:
+    for _ in range(9):
+        append(writer)
+    put_report(journal, state_of(writer, skipped=[skipped(5)]))
+    ten = SequenceNumber(10)
+    assert one(journal, Goal(ten)).outcome is Outcome.REACHED
+    assert one(journal, Goal(ten, SequenceNumber(5))).outcome is Outcome.REACHED
+    answer = one(journal, Goal(ten, SequenceNumber(4)))
+    assert answer.outcome is Outcome.UNREACHABLE
+    assert answer.reason == "/a/b was skipped by an operator: not needed"
+    assert one(journal, Goal(SequenceNumber(4), SequenceNumber(0))).outcome is Outcome.REACHED
+    put_report(journal, state_of(writer, skipped=[skipped(5, time_ns=2**62)]))
+    assert one(journal, Goal(ten)).outcome is Outcome.UNREACHABLE
+    elsewhere = Goal(ten, SequenceNumber(4), b"c")
+    assert one(journal, elsewhere).outcome is Outcome.REACHED
+
+
+def test_for_a_path_only_its_own_steps_count(journal: Path, writer: JournalWriter) -> None:
+    append(writer)
+    steps = [held(1, path=b"a/b", object=b"7"), held(2, path=b"d", kind="reconcile")]
+    put_report(journal, state_of(writer, held=steps))
+    two = SequenceNumber(2)
+    for path, identity, outcome in (
+        (b"a/b", b"", Outcome.UNREACHABLE),
+        (b"moved", b"7", Outcome.UNREACHABLE),
+        (b"d/e", b"", Outcome.UNREACHABLE),
+        (b"a", b"8", Outcome.REACHED),
+        (b"dd", b"", Outcome.REACHED),
+    ):
+        assert one(journal, Goal(two, None, path, identity)).outcome is outcome, path
+    put_report(journal, state_of(writer, working=1))
+    answer = one(journal, Goal(two, None, b"a"))
+    assert (answer.outcome, answer.reason) == (Outcome.TIMED_OUT, "record 1 of 2")

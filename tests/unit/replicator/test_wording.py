@@ -75,12 +75,15 @@ def test_moments() -> None:
     [
         (0, "0 bytes"),
         (1, "1 byte"),
-        (1023, "1,023 bytes"),
-        (1024, "1.0 KiB"),
-        ((1 << 20) - 1, "1,024.0 KiB"),
-        (3 << 29, "1.5 GiB"),
-        (1 << 65, "32,768.0 PiB"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (4096, "4.1 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (3_100_000_000, "3.1 GB"),
+        (16_000_000_000_000, "16 TB"),
+        (2**63, "9,223 PB"),
     ],
 )
-def test_sizes(number: int, text: str) -> None:
+def test_size(number: int, text: str) -> None:
     assert size(number) == text

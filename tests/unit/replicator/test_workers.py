@@ -12,6 +12,7 @@ import pytest
 
 from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
 from replicator.copying import copy_content, read_back
+from replicator.planner import ObjectItem
 from replicator.staging import Copying
 from replicator.view import SourceChangedError
 from replicator.workers import Threads
@@ -20,7 +21,9 @@ PATIENCE_SECONDS = 60.0
 
 
 def copying(number: int) -> Copying:
-    made = Copying(ObjectId(b"%d" % number), number, number, (Tag(1), SequenceNumber(1)), 0)
+    identity, first = ObjectId(b"%d" % number), SequenceNumber(1)
+    item = ObjectItem(identity, (first, 0))
+    made = Copying(identity, number, number, (Tag(1), first), 0, item)
     made.wanted[None] = None
     return made
 
