@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from replicator import system_calls
+from replicator.patterns import Wanted
 from replicator.stores.base import RESERVED
 from replicator.wording import escaped
 from replicator.xattrs import path_of, read_xattrs
@@ -147,9 +148,11 @@ class _Side:
 class Comparer:
     """Compares two trees, place by place. Remembers the objects with several names."""
 
-    def __init__(self, source: Tree, site: Tree) -> None:
+    def __init__(self, source: Tree, site: Tree, wanted: Wanted | None = None) -> None:
+        """`wanted`: what the site is to have; None: all."""
         self.source = source
         self.site = site
+        self._wanted = wanted or Wanted()
         self._links = Links()
         self._buffers = bytearray(_CHUNK_BYTES), bytearray(_CHUNK_BYTES)
 
@@ -165,6 +168,8 @@ class Comparer:
                 here = _side(self.source, path, inside[0], opened)
             except OSError as error:
                 return _unreadable("the source", error)
+            if here.status is not None and path and not self._is_wanted(path, here):
+                here = _Side(-1, None)
             try:
                 there = _side(self.site, path, inside[1], opened)
             except OSError as error:
@@ -174,6 +179,9 @@ class Comparer:
             except OSError as error:
                 difference = f"cannot be compared: {error.strerror}"
             return _seen(difference, here, there)
+
+    def _is_wanted(self, path: Path, here: _Side) -> bool:
+        return self._wanted(b"/".join(path), directory=here.kind == stat.S_IFDIR)
 
     def _difference(self, path: Path, here: _Side, there: _Side) -> str | None:
         one, other = here.status, there.status

@@ -164,7 +164,8 @@ class Comparisons:
             return False
         identity = next(iter(self._doubt))
         since = self._doubt.since(identity)
-        if since is not None and self._escape.seen.since(identity, since):
+        whole = not self._step.bench.source.partial  # else it may have moved while it was compared
+        if whole and since is not None and self._escape.seen.since(identity, since):
             self._doubt.settled(identity)
             return True
         self.begin([ReconcileItem(identity, True, position)], gap, doubt=True, keep=keep)

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from replicator.commit_order import CommitOrder
+from replicator.patterns import Patterns
 
 WORKERS_MAX: Final = 1024
-SITE_KEYS: Final = ("name", "url", "workers", "commit_order", "deadline", "verify_writes")
+SITE_KEYS: Final = (
+    *("name", "url", "workers", "commit_order", "deadline", "verify_writes"),
+    *("include", "exclude"),
+)
 VERIFY_WRITES: Final = ("off", "read-back")
 DEADLINE_MAX: Final = 86_400
 VOLUME_KEYS: Final = frozenset(
@@ -79,6 +83,8 @@ class SiteSettings:
         commit_order: in which order changes become visible.
         deadline: seconds after which a file that waits to be copied goes before small ones.
         read_back: what was written is read again, and compared.
+        include, exclude: patterns as in a `.gitignore`: only what the first fit, if there are any;
+            not what the second fit.
         thresholds: its own; None: those of the volume.
     """
 
@@ -89,6 +95,8 @@ class SiteSettings:
     commit_order: CommitOrder = CommitOrder.DIRECTORY
     deadline: int = 300
     read_back: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     thresholds: Thresholds | None = None
 
 
@@ -321,7 +329,23 @@ def _site_of_table(
         commit_order=CommitOrder(_word(file, where, table, "commit_order", "directory", orders)),
         deadline=_number(file, where, table, "deadline", site.deadline, DEADLINE_MAX),
         read_back=_word(file, where, table, "verify_writes", "off", VERIFY_WRITES) == "read-back",
+        include=_patterns(file, where, table, "include"),
+        exclude=_patterns(file, where, table, "exclude"),
     )
+
+
+def _patterns(file: str, where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _wrong(file, f"{where}.{key}", f"{value}: a list of strings is allowed")
+    for line in value:
+        try:
+            Patterns([line])
+        except ValueError:
+            raise _wrong(
+                file, f"{where}.{key}", f"{_shown(line)}: a pattern of gitignore(5) is allowed"
+            ) from None
+    return tuple(value)
 
 
 def _number(

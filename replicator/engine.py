@@ -107,6 +107,8 @@ class Engine:
         self._turns.owe(self._comparisons.owed(), begun=False)
         if state.initial and not self._comparisons.initial:
             self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=True)
+        if self._world.anew:
+            self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=False)
         if state.escaping and not self._comparisons:
             self._escape.end()
 

@@ -47,7 +47,7 @@ class SiteTold(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: there, absent (rightly), queued, copying, hot, waiting, failed, blocked, skipped,
-            paused, away, never, excluded or unexplained. text: in words.
+            paused, away, never, excluded, filtered or unexplained. text: in words.
         arrived: when it became whole there, if the apply log tells.
     """
 

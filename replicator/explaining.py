@@ -25,6 +25,7 @@ from replicator.cursor import read_reports
 from replicator.explain_report import Explanation, RecordTold, SiteTold, Version
 from replicator.opening import open_journaled_source
 from replicator.orders import read_pause
+from replicator.patterns import Wanted
 from replicator.pending import Pending
 from replicator.planner import ObjectItem, PlaceItem, Plan
 from replicator.scanning import about_object, about_path, between, last_of
@@ -257,6 +258,9 @@ class _Site:
         if not isinstance(report, SiteReport):
             why = "no replicator has ever reported on it" if report is None else f"report {report}"
             return "never", why
+        why_not = self._why_not(report)
+        if why_not and version is None and not away:
+            return "filtered", f"rightly absent: {why_not}"
         held = self._own(report)
         if held is not None:
             return self._step(held, "")
@@ -270,6 +274,18 @@ class _Site:
             "it differs, and no record, held step or queue explains it: it was changed behind"
             " mirrorfs or at the site; 'replicator touch' has it compared"
         )
+
+    def _why_not(self, report: SiteReport) -> str:
+        """The pattern that keeps it, or a directory above, away."""
+        wanted = Wanted(report.state.include, report.state.exclude)
+        names = self._asked.names
+        here = self._asked.version
+        for depth in range(1, len(names) + 1):
+            directory = depth < len(names) or (here is not None and here.kind == "directory")
+            why_not = wanted.why_not(b"/".join(names[:depth]), directory=directory)
+            if why_not:
+                return why_not
+        return ""
 
     def _reasons(self, report: SiteReport, away: str | None) -> Iterator[tuple[str, str]]:
         """Why it is not there (yet), the best reason first."""

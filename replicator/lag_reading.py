@@ -25,6 +25,7 @@ from replicator.lag_report import (
     start_of,
     summarize,
 )
+from replicator.patterns import Wanted
 from replicator.scanning import Expected, between, since
 from replicator.site_state import SiteReport
 from replicator.standing import standing
@@ -48,6 +49,7 @@ class _Site:
     done: int = -1
     held: set[bytes] = field(default_factory=set)
     paths: set[bytes] = field(default_factory=set)
+    wanted: Wanted = field(default_factory=Wanted)
 
     def has(self, identity: ObjectId, sequence: int, path: bytes) -> bool:
         """Whether the site has what that record was about."""
@@ -88,6 +90,7 @@ def _look(reader: JournalReader, journal: str, name: str) -> _Site:
         standing(reader, report.state).working,
         {each for step in held for each in (step.object, step.occupant)} - {b""},
         {step.path for step in held if step.path is not None},
+        Wanted(report.state.include, report.state.exclude),
     )
 
 
@@ -110,7 +113,7 @@ def _files(
         untimed = 0
         for identity, (sequence, time_ns, path) in expected.slices.get(at, {}).items():
             shown = shown_path(path)
-            if excluded(shown, asked.exclude):
+            if excluded(shown, asked.exclude) or not site.wanted(path, directory=False):
                 continue
             if newest.get(identity.hex(), 0) >= sequence:
                 arrived.add(identity.hex())

@@ -349,7 +349,9 @@ class Moves:
         self._limbo.gone(name)
         if entry is None:
             return
-        if alive:
+        if alive and self._bench.source.partial and not stat.S_ISDIR(entry.mode):
+            self._store.remove(limbo, name)  # the source still has it, where it is not shown
+        elif alive:
             self._map.close()
             self._store.keep(limbo, name, b"limbo/" + name)
             self._bench.counters.kept += 1

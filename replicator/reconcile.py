@@ -173,6 +173,8 @@ class Reconciler:
 
     def _is_done(self, directory: ObjectId, comparison: Comparison) -> bool:
         """Whether another comparison was there, and in all below, since this one began."""
+        if self._source.partial:
+            return False  # it may have moved in between, and hold what is wanted only now
         return comparison.creating and self._escape.seen.since(directory, comparison.began)
 
     def _follow(self, identity: ObjectId, comparison: Comparison, done: Reconciled) -> None:

@@ -45,6 +45,7 @@ from replicator.scanning import since as records_since
 from replicator.wording import escaped, printable, size
 
 _DEFAULT_SINCE: Final = {"hour": "24h", "day": "7d"}
+_WELL: Final = ("there", "absent", "excluded", "filtered")
 _TOP_SORTS: Final = ("job", "user", "directory")
 
 
@@ -72,7 +73,7 @@ def explain_command(
         click.echo(msgspec.json.encode(told).decode())
     else:
         _print_rows(list(rows(told, _users())))
-    return int(any(site.verdict not in ("there", "absent", "excluded") for site in told.sites))
+    return int(any(site.verdict not in _WELL for site in told.sites))
 
 
 def _users() -> dict[int, str]:

@@ -35,15 +35,16 @@ from replicator.engine import Engine
 from replicator.lag import LagWindow, RateWindow
 from replicator.look import free_bytes, seen, seen_before
 from replicator.observing import Observing
-from replicator.opening import open_journaled_source
+from replicator.opening import incarnations_of, open_journaled_source
 from replicator.orders import Orders
-from replicator.schedule import Incarnations
+from replicator.patterns import Wanted
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stopwatch import timed
 from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
+from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.view import SourceError, SourceRefusedError
 from replicator.workers import Threads
@@ -142,6 +143,8 @@ class SiteDriver:
         )
         self._workers = Threads(self.settings.workers, self.settings.deadline, self._landed)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
+        wanted = Wanted(self.settings.include, self.settings.exclude)
+        shown, anew = part_of(source, wanted, state)
         world = Surroundings(
             clock_ns=time.time_ns,
             head=self._look_for_head,
@@ -156,10 +159,11 @@ class SiteDriver:
             copies_max=2 * self.settings.workers,
             commit_order=self.settings.commit_order,
             observer=self._observing,
+            anew=anew,
         )
         self._observing.restart()
         self._engine = Engine(
-            timed(source, "source"), timed(store, "site"), state, _incarnations(reader), world
+            timed(shown, "source"), timed(store, "site"), state, incarnations_of(reader), world
         )
         self._observing.object_waits = self._engine.step.bench.object_waits
         self._times.clear()
@@ -412,7 +416,7 @@ class SiteDriver:
             return 0
         self._look_for_head()  # also tells of a new incarnation
         if reader.tag_of(records[-1].sequence) != engine.plan.known_tag:
-            engine.set_incarnations(_incarnations(reader))
+            engine.set_incarnations(incarnations_of(reader))
             gone = went_back(reader, engine.state)
             if gone is not None:
                 raise RecordsGoneError(f"{self.journal}: {gone}")
@@ -493,8 +497,3 @@ class SiteDriver:
         for each in answers:
             self.orders.answer(*each)
             self._answers.remove(each)
-
-
-def _incarnations(reader: JournalReader) -> Incarnations:
-    known = reader.incarnations()
-    return Incarnations(known[:-1], known[-1].tag)

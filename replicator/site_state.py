@@ -197,6 +197,7 @@ class SiteState(msgspec.Struct, kw_only=True):
         keeping: and what is found gone then is kept.
         comparing: comparisons under way, the one at work last.
         skipped: the steps that an operator passed over, for ever.
+        include, exclude: the patterns of what it is to have.
         boot, mount: boot id of the host that wrote this, and which mount of the site's file system
             it was; with `stopped` false and another one, what was copied since may be lost.
         log_tag, generation: the activity log that the records up to `working` rely on: the
@@ -219,6 +220,8 @@ class SiteState(msgspec.Struct, kw_only=True):
     held: list[HeldStep] = []
     comparing: list[ComparisonState] = []
     skipped: list[SkippedStep] = []
+    include: list[str] = []
+    exclude: list[str] = []
     boot: str = ""
     mount: int = 0
     stopped: bool = False

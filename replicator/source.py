@@ -12,14 +12,15 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from mirrorfs.journal.record import ObjectId, RecordError, handle_id, split_handle_id
+from mirrorfs.journal.record import ObjectId, Place, RecordError, handle_id, split_handle_id
 from replicator import system_calls
 from replicator.stores.base import RESERVED, TRANSIENT, Attributes, Content
-from replicator.view import SourceError, SourceObject, SourceStat
+from replicator.view import SourceError, SourceObject, SourceStat, Steps
 from replicator.xattrs import path_of, read_xattrs
 
 _OBJECT: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,7 +31,6 @@ _RACES_MAX: Final = 10
 _QUIET_NS: Final = 2_000_000_000
 
 Names: TypeAlias = list[bytes]
-Steps: TypeAlias = list[tuple[ObjectId, bytes, ObjectId]]
 """(parent, name, child) from the root down."""
 
 
@@ -259,6 +259,15 @@ class Source:
                 with contextlib.suppress(_MovedError):
                     return self._walk_up(_fd(directory))
         raise SourceError("the way to a directory keeps changing", errno.EAGAIN, transient=True)
+
+    @property
+    def partial(self) -> bool:
+        """See SourceTree."""
+        return False
+
+    def hides(self, id: ObjectId, places: Iterable[Place]) -> bool:
+        """See SourceTree."""
+        return False
 
     def path_key(self, directory: SourceObject) -> bytes | None:
         """See SourceTree."""

@@ -228,7 +228,7 @@ class Step:
         copies = [c for c in self.bench.map.copies(found.id) if stat.S_ISDIR(c.entry.mode)]
         copy = max(copies, key=lambda c: c.entry.mark.ctime_ns if c.entry.mark else 0, default=None)
         if copy is not None:
-            unsure = mode.reconciles or self.bench.escape.missed(found.id)
+            unsure = mode.reconciles or self.bench.escape.missed(found.id) or self._source.partial
             if unsure and not mode.descends:  # it may come from where all below is to be compared
                 self.bench.doubt.add(found.id)
             self.moves.put_copy(copy, directory, place, entry, mode)
@@ -238,7 +238,8 @@ class Step:
             if mode.reconciles and self._is_ahead(found):
                 raise AheadError("it may have come by a record that is still to be read")
             hints = self._plan.hints(found.id)
-            if hints.made and not hints.built:
+            stayed = not self._source.partial or len(hints.places) <= 1
+            if hints.made and not hints.built and stayed:
                 hints.built = True
                 if not mode.reconciles:
                     self.bench.escape.made(found.id)
@@ -335,7 +336,7 @@ class Step:
             self.place(place, mode)
         if standing:
             self._places_left(copies, standing, mode)
-        if not standing and not copies:
+        if not standing and not copies and not self._source.hides(identity, places):
             if mode.trust:
                 raise AheadError("the record that says where it stands now is still to come")
             if not places:  # look everywhere

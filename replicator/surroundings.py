@@ -52,6 +52,7 @@ class Surroundings:
         inline_bytes: files up to this size are copied on the spot, while the site is quick.
         commit_order: in which order changes become visible.
         observer: is told what is done.
+        anew: the site is to have another part of the source than before: all is compared.
     """
 
     clock_ns: Callable[[], int]
@@ -69,6 +70,7 @@ class Surroundings:
     unsynced: bool = False
     names_max: int = 64
     observer: Observer = field(default_factory=Unobserved)
+    anew: bool = False
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from replicator.comparing import Comparer, Path, Seen, Tree, shown
 from replicator.config import SiteSettings
 from replicator.cursor import read_reports
 from replicator.opening import open_journaled_source
+from replicator.patterns import Wanted
 from replicator.pending import Pending
 from replicator.site_state import (
     STATE_FILE,
@@ -101,7 +102,9 @@ class SiteVerifier:
         self._reader = reader
         self._source = source
         self._site = site
-        self._comparer = Comparer(source, site)
+        state = self._state()
+        wanted = None if state is None else Wanted(state.include, state.exclude)
+        self._comparer = Comparer(source, site, wanted)
         self._found = found
         self._progress = progress
         self._suspects: list[_Suspect] = []

@@ -8,11 +8,12 @@ stands in for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
-from mirrorfs.journal.record import ObjectId
+from mirrorfs.journal.record import ObjectId, Place
 from replicator.stores.base import Attributes, Content
 
 
@@ -127,11 +128,18 @@ class SourceObject(Protocol):
     ) -> None: ...
 
 
+Steps: TypeAlias = list[tuple[ObjectId, bytes, ObjectId]]
+
+
 class SourceTree(Protocol):
     """The source. The reserved name at its root is never shown.
 
     All methods may raise SourceError.
     """
+
+    @property
+    def partial(self) -> bool:
+        """Whether there is more than it shows: what has records need not be there."""
 
     @property
     def root(self) -> SourceObject:
@@ -143,7 +151,7 @@ class SourceTree(Protocol):
     def lookup(self, directory: SourceObject, name: bytes) -> SourceObject | None:
         """The object at that place, symlinks not followed; None if there is none."""
 
-    def ancestors(self, directory: SourceObject) -> list[tuple[ObjectId, bytes, ObjectId]] | None:
+    def ancestors(self, directory: SourceObject) -> Steps | None:
         """The way from the root down to a directory: (parent, name, child) for every step.
 
         Empty for the root itself, None if it is not below the root (any more). Every step held
@@ -164,3 +172,6 @@ class SourceTree(Protocol):
 
     def list(self, directory: SourceObject) -> list[bytes]:
         """The names in a directory, in no order; none if it was removed meanwhile."""
+
+    def hides(self, id: ObjectId, places: Iterable[Place]) -> bool:
+        """Whether it is at one of these places, but not shown there."""

@@ -33,11 +33,13 @@ def state_of(done: Done) -> str:
     return " ".join(" ".join(lines[start:]).split()).removeprefix("state ")
 
 
-def told(replication: Replication, path: str) -> dict[str, str]:
+def told(replication: Replication, path: str, *sites: str) -> dict[str, str]:
     """What `explain --json` says of the one site."""
-    done = ask(replication, "explain", "--json", path)
+    options = [word for each in sites for word in ("--site", each)]
+    done = ask(replication, "explain", "--json", *options, path)
     (site,) = json.loads(done.stdout)["sites"]
-    assert done.returncode == (site["verdict"] not in ("there", "absent", "excluded"))
+    well = ("there", "absent", "excluded", "filtered")
+    assert done.returncode == (site["verdict"] not in well)
     return dict(site)
 
 

@@ -15,10 +15,12 @@ from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.engine import Engine
 from replicator.observer import Observer, Unobserved
+from replicator.patterns import Wanted
 from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
+from replicator.subset import Subset
 from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing
@@ -121,12 +123,17 @@ class Mirror:
         inline_bytes: int = 1 << 20,
         commit_order: CommitOrder = CommitOrder.DIRECTORY,
         observer: Observer | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         self.random = random
         self.observer = observer or Unobserved()
         self.inline_bytes = inline_bytes
         self.commit_order = commit_order
         self.tree = ModelTree()
+        self.wanted = wanted or Wanted()
+        self.source = cast(SourceTree, self.tree)
+        if self.wanted:
+            self.source = cast(SourceTree, Subset(self.source, self.wanted))
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
         self.present: set[ObjectId] = set()
@@ -164,7 +171,7 @@ class Mirror:
             observer=self.observer,
         )
         self.engine = Engine(
-            cast(SourceTree, self.tree),
+            self.source,
             cast(SiteStore, self.store),
             state,
             self.tree.incarnations(),
@@ -316,18 +323,19 @@ class Mirror:
         everything = [node.mark.object for node in hidden if node.mark]
         everything += [self.root, *(identity for _, identity in shown)]
         present = set(everything)
-        for identity in self.present - present:
+        for identity in set() if self.wanted else self.present - present:
             assert not tree.living(tree.things[identity]), f"{identity.hex()} is gone from the site"
         once = {identity for identity, count in Counter(everything).items() if count == 1}
         once &= {self.root, *standing.values()}
         for place, identity in self.standing.items():
             if place.directory in self.once & once and standing.get(place) != identity:
                 at, now = tree.history[place][-1]
-                assert now != identity or at > self.begun, f"{place} was taken {identity.hex()}"
+                kept = now != identity or at > self.begun or self.wanted
+                assert kept, f"{place} was taken {identity.hex()}"
         self.present, self.standing, self.once = present, standing, once
 
 
-def contents_of_source(tree: ModelTree) -> dict[bytes, Any]:
+def contents_of_source(tree: ModelTree, wanted: Wanted) -> dict[bytes, Any]:
     groups: dict[ObjectId, bytes] = {}
 
     def show(thing: Thing, path: bytes) -> Iterator[tuple[bytes, Any]]:
@@ -335,7 +343,9 @@ def contents_of_source(tree: ModelTree) -> dict[bytes, Any]:
         group = groups.setdefault(thing.id, path)
         yield path, (thing.mode, thing.uid, thing.mtime, dict(thing.xattrs), what, group)
         for name, child in sorted(thing.names.items()):
-            yield from show(child, path + b"/" + name)
+            below = path + b"/" + name
+            if wanted(below[1:], directory=stat.S_ISDIR(child.mode)):
+                yield from show(child, below)
 
     return dict(show(tree.root_thing, b""))
 
@@ -357,7 +367,10 @@ def contents_of_site(store: MemoryStore) -> dict[bytes, Any]:
 
 
 def assert_equal(mirror: Mirror, seed: int) -> None:
-    want, have = contents_of_source(mirror.tree), contents_of_site(mirror.store.inner)
+    want, have = (
+        contents_of_source(mirror.tree, mirror.wanted),
+        contents_of_site(mirror.store.inner),
+    )
     assert have.keys() == want.keys(), f"seed {seed}"
     for path, what in want.items():
         if path == b"" and not mirror.tree.records:

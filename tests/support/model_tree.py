@@ -375,6 +375,13 @@ class ModelTree:
     def settle_delay(self, ctime_ns: int) -> float:
         return 0.0
 
+    @property
+    def partial(self) -> bool:
+        return False
+
+    def hides(self, _id: ObjectId, _places: object) -> bool:
+        return False
+
     def is_quiet(self, ctime_ns: int) -> bool:
         return False
 

@@ -75,6 +75,7 @@ class Replication:
     Attributes:
         log: what the replicator says.
         arguments: further ones for `run`.
+        volume: the volume file, if there is one.
     """
 
     journal: Path
@@ -82,19 +83,25 @@ class Replication:
     log: Path
     _process: subprocess.Popen[bytes] | None = None
     arguments: Sequence[str] = ()
+    volume: Path | None = None
 
     def start(self) -> None:
         """Start it; `settle` waits for its work."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*REPLICATOR, "run", *self.arguments, "--journal", self.journal, *self.options()],
+                [*REPLICATOR, "run", *self.arguments, *self._volume()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
                 start_new_session=True,
             )
+
+    def _volume(self) -> list[str | Path]:
+        if self.volume is not None:
+            return [self.volume]
+        return ["--journal", self.journal, *self.options()]
 
     def options(self, sites: Sequence[str] = ()) -> list[str]:
         """`--site` options for these sites; for all by default."""

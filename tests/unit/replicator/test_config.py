@@ -226,3 +226,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(str(tmp_path / "none.toml"), None, [])
     with pytest.raises(ConfigurationError, match="Is a directory"):
         load(str(tmp_path), None, [])
+
+
+def test_patterns_of_a_site(tmp_path: Path) -> None:
+    keys = 'include = ["/a/"]\nexclude = ["*.tmp", "# x"]\n'
+    (site,) = load(write(tmp_path, VOLUME + SITE + keys), None, []).sites
+    assert (site.include, site.exclude) == (("/a/",), ("*.tmp", "# x"))

@@ -14,6 +14,7 @@ import pytest
 
 from mirrorfs.journal.record import SequenceNumber
 from replicator.commit_order import CommitOrder
+from replicator.patterns import Wanted
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random, directories
 
@@ -31,19 +32,21 @@ def run(
     cuts: bool = False,
     compares: bool = False,
     workers: bool = False,
+    filters: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
-    move on workers, many at a time, and arrive in any order.
+    move on workers, many at a time, and arrive in any order. `filters`: the site has a part only.
     """
     random = Random(seed)
     mirror = Mirror(
         random,
         inline_bytes=-1 if workers else 1 << 20,
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+        wanted=some_wanted(random) if filters else None,
     )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
@@ -94,6 +97,14 @@ def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
         tree.restart()
         tree.resume()
         mirror.crash()
+
+
+def some_wanted(random: Random) -> Wanted:
+    """Patterns that fit some of what the model has, by name and by path."""
+    some = ["a", "/b", "*/c", "/a/b/", "b/", "/a/*/a", "!/a/c", "**/b/a", "/c/**"]
+    exclude = random.sample(some, random.randint(0, 3))
+    include = random.sample(["/a", "/b/", "a", "/a/b", "c", "/a/*"], random.choice([0, 0, 1, 2]))
+    return Wanted(include, exclude)
 
 
 def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:
@@ -219,5 +230,22 @@ def test_many_steps_under_way_end_equal_and_show_nothing_strange(
             faults=upset == "faults",
             initial=initial,
             workers=True,
+        )
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "all"])
+@pytest.mark.parametrize("block", range(3))
+def test_a_site_that_has_a_part_has_just_that(block: int, upset: str) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset in ("crashes", "all"),
+            tails=upset in ("tails", "all"),
+            faults=upset == "all",
+            initial=bool(seed % 2),
+            compares=not seed % 3,
+            workers=not seed % 4,
+            filters=True,
         )
         assert_equal(mirror, seed)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mirrorfs.journal.record import birth_id, handle_id, split_handle_id
-from replicator.source import OpenObject, Source, Steps
-from replicator.view import SourceError, SourceObject, SourceTree
+from replicator.source import OpenObject, Source
+from replicator.view import SourceError, SourceObject, SourceTree, Steps
 from tests.support import mounting
 
 pytestmark = pytest.mark.fuse  # root, for handles
