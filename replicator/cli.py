@@ -158,8 +158,7 @@ def run(
 
     A site is a directory: URL is file:///DIRECTORY or its absolute path. A new
     one must be empty and gets a copy of the source first; for others see
-    'replicator attach'. This version copies one file at a time for each site,
-    whatever 'workers' says.
+    'replicator attach'.
     """
     settings = load(volume, journal, sites)
     if not background and (log or pid_file):

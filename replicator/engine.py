@@ -105,10 +105,10 @@ class Engine:
             self._escape.begin(self._gap(), keep=state.keeping)
         self._comparisons.restore(state.comparing)
         self._turns.owe(self._comparisons.owed(), begun=False)
-        if state.initial and not self._comparisons.initial:
-            self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=True)
-        if self._world.anew:
-            self._begin([ReconcileItem(self._root, True, (working, 0), b"")], initial=False)
+        if self._world.anew or (state.initial and not self._comparisons.initial):
+            whole = ReconcileItem(self._root, True, (working, 0), b"")
+            # what is not wanted any more goes: the source still has it
+            self._begin([whole], initial=state.initial, keep=not self._world.anew)
         if state.escaping and not self._comparisons:
             self._escape.end()
 
@@ -329,13 +329,14 @@ class Engine:
         for each in items:
             self.plan.done(each)
 
-    def _begin(self, items: list[ReconcileItem], *, initial: bool) -> None:
+    def _begin(self, items: list[ReconcileItem], *, initial: bool, keep: bool = True) -> None:
         position = items[-1].position[0]
         self._comparisons.begin(
             items,
             (self.plan.known_tag, position),
             initial=initial,
             adopt=initial and self.state.adopt,
+            keep=keep,
         )
 
     def _gap(self) -> tuple[Tag, SequenceNumber]:

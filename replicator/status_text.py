@@ -5,7 +5,7 @@ Turns values into something to show; reads nothing and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from replicator.site_state import Phase
 from replicator.status_report import (
     HeldStatus,
     Problem,
@@ -89,14 +90,12 @@ def _site_rows(site: SiteStatus) -> Iterator[Row]:
         yield "by", f"nobody; process {site.pid} on {site.host}, until {site.updated}", "yellow"
     yield "cursor", _cursors(site), ""
     yield "lag", _lags(site), ""
-    rate = f"{site.records_per_second or 0:,.1f} records/s"
-    if site.eta_seconds:
-        rate += f", caught up in {span(site.eta_seconds)}"
-    yield "work", f"{count(site.queue or 0, 'place')} in the queue, {rate}", ""
+    if site.state == Phase.INITIAL_COPY.value or site.reason.startswith("comparing"):
+        yield "copied", _copied(site.counters), ""
+    yield "work", _work(site), ""
     if site.bottleneck is not None and site.bottleneck.part != "none":
         yield "bottleneck", site.bottleneck.text, ""
-    for each in _doing(site):
-        yield "doing", each, ""
+    yield from (("doing", each, "") for each in _doing(site))
     if site.failed:
         yield "failed", "\n".join(_steps(site.failed_steps)), _STYLES[Severity.CRITICAL]
     if site.waiting:
@@ -139,8 +138,22 @@ def _skipped(steps: Sequence[SkippedStatus]) -> Iterator[str]:
         yield f"and {len(steps) - _STEPS_SHOWN:,} before"
 
 
+def _work(site: SiteStatus) -> str:
+    told = f"{count(site.queue or 0, 'place')} in the queue"
+    told += f", {site.records_per_second or 0:,.1f} records/s"
+    if site.eta_seconds:
+        told += f", caught up in {span(site.eta_seconds)}"
+    return told
+
+
+def _copied(counters: Mapping[str, int]) -> str:
+    files, written = counters.get("files_copied", 0), counters.get("bytes_written", 0)
+    return f"{count(files, 'file')}, {size(written)} since the replicator came up"
+
+
 def _doing(site: SiteStatus) -> Iterator[str]:
-    steps = () if site.work is None else site.work.under_way
+    under_way = () if site.work is None else site.work.under_way
+    steps = [step for step in under_way if step.path != "?"]
     for step in steps[:_DOING_SHOWN]:
         yield doing(step)
     if len(steps) > _DOING_SHOWN:

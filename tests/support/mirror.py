@@ -20,7 +20,7 @@ from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.staging import Copying
 from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
-from replicator.subset import Subset
+from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing
@@ -131,9 +131,6 @@ class Mirror:
         self.commit_order = commit_order
         self.tree = ModelTree()
         self.wanted = wanted or Wanted()
-        self.source = cast(SourceTree, self.tree)
-        if self.wanted:
-            self.source = cast(SourceTree, Subset(self.source, self.wanted))
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
         self.present: set[ObjectId] = set()
@@ -155,6 +152,7 @@ class Mirror:
 
     def start(self, state: SiteState, *, unsynced: bool = False) -> None:
         self.workers = FakeWorkers(self.random)
+        source, anew = part_of(cast(SourceTree, self.tree), self.wanted, state)
         world = Surroundings(
             clock_ns=lambda: self.now,
             head=lambda: self.tree.head,
@@ -169,9 +167,10 @@ class Mirror:
             inline_bytes=self.inline_bytes,
             commit_order=self.commit_order,
             observer=self.observer,
+            anew=anew,
         )
         self.engine = Engine(
-            self.source,
+            source,
             cast(SiteStore, self.store),
             state,
             self.tree.incarnations(),

@@ -79,6 +79,7 @@ def run(
         if random.random() < 0.3:
             mirror.save()
         interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
+        want_other(mirror, random, filters=filters)
     mirror.drain()
     return mirror
 
@@ -105,6 +106,13 @@ def some_wanted(random: Random) -> Wanted:
     exclude = random.sample(some, random.randint(0, 3))
     include = random.sample(["/a", "/b/", "a", "/a/b", "c", "/a/*"], random.choice([0, 0, 1, 2]))
     return Wanted(include, exclude)
+
+
+def want_other(mirror: Mirror, random: Random, *, filters: bool) -> None:
+    """Have the site get another part from now on, or not."""
+    if filters and random.random() < 0.03:
+        mirror.wanted = some_wanted(random)
+        mirror.crash()
 
 
 def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:

@@ -321,3 +321,9 @@ def test_a_detached_site(journal: Path, writer: JournalWriter) -> None:
     assert said(report) == []
     assert "detached  since 1970-01-01T00:00:01Z" in text(report)
     assert "kept      " in text(report)
+
+
+def test_how_far_an_initial_copy_is(journal: Path, writer: JournalWriter) -> None:
+    counters = {"files_copied": 1234, "bytes_written": 3_100_000_000}
+    put_report(journal, state_of(writer, initial=True), phase="initial copy", counters=counters)
+    assert "1,234 files, 3.1 GB since the replicator came up" in text(status(journal))
