@@ -16,14 +16,14 @@ pytestmark = pytest.mark.fuse
 
 __all__ = ["mounting", "replicating"]
 
-UNTOUCHED = campaign.pick(50_000, 50_000)
-OPERATIONS = campaign.pick(3_000, 3_000)
+UNTOUCHED = campaign.pick(10_000, 50_000)
+OPERATIONS = campaign.pick(1_000, 3_000)
 
 
 def make_untouched(source: Path, files: int) -> None:
-    """Directories of 500 files each, most of them empty."""
+    """A hundred directories of files, most of them empty."""
     for number in range(files):
-        if number % 500 == 0:
+        if number % (files // 100) == 0:
             directory = source / "untouched" / f"{number:06}"
             directory.mkdir(parents=True)
         (directory / f"{number}").write_bytes(b"x" * (number % 7 == 0))

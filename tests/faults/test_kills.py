@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 __all__ = ["mounting", "replicating"]
 
-KILLS = campaign.pick(14, 320)
-REPLICATOR_KILLS = campaign.pick(10, 200)
+KILLS = campaign.pick(9, 320)
+REPLICATOR_KILLS = campaign.pick(7, 200)
 JOBS = campaign.pick(3, 8)
 COMPARE_EVERY = 5
 STILL_DIRECTORIES = campaign.pick(200, 2000)
