@@ -100,7 +100,7 @@ class Workers(Protocol):
         """Those whose `run` has returned, each once."""
 
     def wait(self) -> None:
-        """Until there is one for `landed` to tell."""
+        """Until there is one for `landed` to tell, or for a moment: who waits may be stopped."""
 
 
 def copy_object(
@@ -356,7 +356,7 @@ class Staging:
                 self._bench.store.discard(staged)
 
     def wait(self) -> None:
-        """Until some bytes have arrived."""
+        """Until some bytes have arrived, or for a moment."""
         self._workers.wait()
         self.land()
 

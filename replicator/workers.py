@@ -65,8 +65,8 @@ class Threads:
     def wait(self) -> None:
         """See Workers."""
         with self._changed:
-            while not self._landed and self._failure is None:
-                self._changed.wait()
+            if not self._landed and self._failure is None:
+                self._changed.wait(_LATE_SECONDS)
 
     def close(self) -> None:
         """End them; what they are at is finished first, since its descriptors are the site's."""

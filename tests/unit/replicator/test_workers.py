@@ -68,9 +68,9 @@ def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
         raise ZeroDivisionError
 
     workers.begin(copying(1), run)
-    workers.wait()
     with pytest.raises(ZeroDivisionError):
-        workers.landed()
+        while not workers.landed():
+            workers.wait()
     workers.close()
 
 
