@@ -50,15 +50,23 @@ def test_so_many_at_once_and_no_more() -> None:
     together.wait(PATIENCE_SECONDS)  # three are at it
     assert workers.busy == 3
     go.set()
-    landed: list[Copying] = []
-    while len(landed) < 12:
-        workers.wait()
-        landed += workers.landed()
+    all_landed: list[Copying] = []
+    while len(all_landed) < 12:
+        all_landed += landed(workers)
     for _ in range(12):
         assert woken.acquire(timeout=PATIENCE_SECONDS)
     assert most[0] == 3
-    assert {each.size for each in landed} == set(range(12))
+    assert {each.size for each in all_landed} == set(range(12))
     workers.close()
+
+
+def landed(workers: Threads) -> list[Copying]:
+    """Wait for one."""
+    found: list[Copying] = []
+    while not found:
+        workers.wait()
+        found += workers.landed()
+    return found
 
 
 def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
@@ -69,8 +77,7 @@ def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
 
     workers.begin(copying(1), run)
     with pytest.raises(ZeroDivisionError):
-        while not workers.landed():
-            workers.wait()
+        landed(workers)
     workers.close()
 
 
