@@ -31,19 +31,22 @@ def run(
     cuts: bool = False,
     compares: bool = False,
     workers: bool = False,
+    grows: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
-    move on workers, many at a time, and arrive in any order.
+    move on workers, many at a time, and arrive in any order. `grows`: files are appended to, and
+    copies go on where they ended.
     """
     random = Random(seed)
     mirror = Mirror(
         random,
         inline_bytes=-1 if workers else 1 << 20,
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+        grows=grows,
     )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
@@ -219,5 +222,23 @@ def test_many_steps_under_way_end_equal_and_show_nothing_strange(
             faults=upset == "faults",
             initial=initial,
             workers=True,
+        )
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("workers", [False, True], ids=["", "workers"])
+@pytest.mark.parametrize("block", range(4))
+def test_what_goes_on_where_it_ended_is_never_torn(block: int, workers: bool) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=bool(seed % 4),
+            tails=not seed % 3,
+            faults=bool(seed % 2),
+            initial=not seed % 5,
+            cuts=not seed % 7,
+            compares=not seed % 6,
+            workers=workers,
+            grows=True,
         )
         assert_equal(mirror, seed)

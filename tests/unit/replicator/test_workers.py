@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def copying(number: int) -> Copying:
 
 def test_so_many_at_once_and_no_more() -> None:
     woken = threading.Semaphore(0)
-    workers = Threads(3, 300.0, lambda: woken.release())
+    workers = Threads(3, 0, lambda: woken.release())
     together, go = threading.Barrier(4), threading.Event()
     most, lock, now = [0], threading.Lock(), [0]
 
@@ -59,7 +58,7 @@ def test_so_many_at_once_and_no_more() -> None:
 
 
 def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
-    workers = Threads(1, 300.0, lambda: None)
+    workers = Threads(1, 0, lambda: None)
 
     def run(_: Copying) -> None:
         raise ZeroDivisionError
@@ -72,7 +71,7 @@ def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
 
 
 def test_close_waits_for_what_is_being_copied_and_begins_nothing() -> None:
-    workers = Threads(1, 300.0, lambda: None)
+    workers = Threads(1, 0, lambda: None)
     begun, go, done = threading.Event(), threading.Event(), []
 
     def run(each: Copying) -> None:
@@ -103,10 +102,10 @@ def files(path: Path, source: bytes, stage: bytes) -> tuple[int, int]:
 
 def test_what_is_read_back_is_compared(tmp_path: Path) -> None:
     source, stage = files(tmp_path, b"content", b"content")
-    read_back(source, stage, lambda: None)
+    read_back(source, stage)
     os.pwrite(stage, b"C", 0)
     with pytest.raises(OSError, match="read back"):
-        read_back(source, stage, lambda: None)
+        read_back(source, stage)
     for fd in (source, stage):
         os.close(fd)
 
@@ -114,9 +113,10 @@ def test_what_is_read_back_is_compared(tmp_path: Path) -> None:
 def test_a_source_that_changes_meanwhile_proves_nothing(tmp_path: Path) -> None:
     source, stage = files(tmp_path, b"content", b"older")
 
-    def change() -> None:
+    def change(count: int) -> int:
         os.pwrite(source, b"C", 0)
         os.utime(source, ns=(1, 1))
+        return count
 
     with pytest.raises(SourceChangedError):
         read_back(source, stage, change)
@@ -128,11 +128,10 @@ def test_a_source_that_changes_meanwhile_proves_nothing(tmp_path: Path) -> None:
 def test_a_copy_ends_when_nobody_waits_for_it(tmp_path: Path, size: int) -> None:
     source, stage = files(tmp_path, b"x" * size, b"")
 
-    def give_up() -> None:
+    def give_up(_: int) -> int:
         raise SourceChangedError
 
-    end: Callable[[], None] = give_up
     with pytest.raises(SourceChangedError):
-        copy_content(source, stage, end)
+        copy_content(source, stage, give_up)
     for fd in (source, stage):
         os.close(fd)
