@@ -145,8 +145,9 @@ class Mirror:
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         if grows:
-            self.tree.appends = lambda: random.random() < 0.7
-            self.store.inner.extent_bytes = 3
+            self.tree.appends = lambda: random.random() < 0.8
+            self.tree.width = 9
+            self.store.inner.extent_bytes = random.choice([1, 4])
             self.store.inner.between = self.store.upset
         self.shown: dict[Place, int] = {}
         self.present: set[ObjectId] = set()

@@ -140,7 +140,8 @@ class ModelObject:
 
 class ModelTree:
     """The source. `meanwhile` is called in the middle of looking: tests change things there.
-    `appends`: whether the next write appends; it replaces all otherwise."""
+    `appends`: whether the next write appends; it replaces all otherwise, by so many digits (`width`)
+    at least."""
 
     def __init__(self) -> None:
         self.clock = 1
@@ -154,6 +155,7 @@ class ModelTree:
         self.root_thing = self._make(stat.S_IFDIR | 0o755)
         self.marks: Marks | None = None
         self.meanwhile: Callable[[], None] = lambda: None
+        self.width = 1
         self.appends: Callable[[], bool] = lambda: False
 
     # journal -----------------------------------------------------------------------------------
@@ -281,7 +283,8 @@ class ModelTree:
         """A write(2) moves the times first, the content later."""
         self.end_write(thing)
         now = self._tick()
-        thing.coming = (thing.content + b"," if self.appends() else b"") + b"%d" % now
+        appends = thing.content and self.appends()
+        thing.coming = thing.content + b",%d" % now if appends else b"%0*d" % (self.width, now)
         thing.changed = thing.mtime = now
         thing.dirty = True
         if self.marks is not None and thing.places:
@@ -451,6 +454,16 @@ def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> Non
             getattr(tree, draw)(random.choice(files))
     else:
         _change_place_at_random(tree, random, names, draw)
+
+
+def append_at_random(tree: ModelTree, random: Random) -> None:
+    """Write to a file, if there is one, and mostly close it."""
+    files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
+    if files:
+        thing = random.choice(files)
+        getattr(tree, random.choice(["begin_write", "write", "write", "flush"]))(thing)
+        if random.random() < 0.7:
+            tree.flush(thing)
 
 
 def _change_place_at_random(tree: ModelTree, random: Random, names: list[bytes], draw: str) -> None:

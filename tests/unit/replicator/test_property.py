@@ -15,7 +15,7 @@ import pytest
 from mirrorfs.journal.record import SequenceNumber
 from replicator.commit_order import CommitOrder
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import change_at_random, directories
+from tests.support.model_tree import append_at_random, change_at_random, directories
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 
@@ -52,7 +52,10 @@ def run(
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
-        change_at_random(mirror.tree, random, names)
+        if grows and random.random() < 0.6:
+            append_at_random(mirror.tree, random)
+        else:
+            change_at_random(mirror.tree, random, names)
 
     if initial:
         for _ in range(random.randint(0, 40)):
@@ -108,10 +111,11 @@ def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:
 
 def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
     """Let one of the next calls of the store be the last, or fail, or neither."""
-    if crashes and random.random() < 0.1:
-        mirror.store.crash_in = random.randint(0, 6)
-    if faults and random.random() < 0.2:
-        mirror.store.fail_in = random.randint(0, 6)
+    often, calls = (0.5, 20) if mirror.grows else (0.1, 6)
+    if crashes and random.random() < often:
+        mirror.store.crash_in = random.randint(0, calls)
+    if faults and random.random() < max(often, 0.2):
+        mirror.store.fail_in = random.randint(0, calls)
         mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
 
 
