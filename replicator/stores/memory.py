@@ -166,7 +166,7 @@ class MemoryStore:
                 data = content.read()
                 if data.startswith(base.data) and base.node.data == base.data:
                     self.bytes_written += len(data) - len(base.data)
-                    tail = self._create(attributes, data, None)
+                    tail = self._create(attributes, data[len(base.data) :], None)
                     self._tails[tail] = base, mark
                     return tail
             data = self._copied(content)
@@ -206,11 +206,9 @@ class MemoryStore:
             return False
         told = mark() if callable(mark) else mark
         node.mark = replace(told, flags=told.flags & ~MarkFlag.CONTENT)
-        for end in range(len(node.data), len(tail.data), self.extent_bytes or len(tail.data)):
+        for start in range(0, len(tail.data), self.extent_bytes or len(tail.data)):
             self.between()
-            node.data = tail.data[:end]
-        self.between()
-        node.data = tail.data
+            node.data = base.data + tail.data[: start + (self.extent_bytes or len(tail.data))]
         self.between()
         _set(node, tail.attributes, mark() if callable(mark) else mark)
         del self._tails[tail]
