@@ -140,8 +140,7 @@ class ModelObject:
 
 class ModelTree:
     """The source. `meanwhile` is called in the middle of looking: tests change things there.
-    `appends`: whether the next write appends; it replaces all otherwise, by so many digits (`width`)
-    at least."""
+    `appends`: whether the next write appends; else it replaces all by `width` digits or more."""
 
     def __init__(self) -> None:
         self.clock = 1
@@ -443,8 +442,13 @@ _DRAWS = {
 }
 
 
-def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> None:
-    """One operation, if the one drawn is possible."""
+def change_at_random(
+    tree: ModelTree, random: Random, names: list[bytes], *, grows: bool = False
+) -> None:
+    """One operation, if the one drawn is possible. `grows`: mostly of content."""
+    if grows and random.random() < 0.6:
+        _write_at_random(tree, random)
+        return
     (draw,) = random.choices([*_DRAWS], [*_DRAWS.values()])
     files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
     if draw == "attributes":
@@ -456,7 +460,7 @@ def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> Non
         _change_place_at_random(tree, random, names, draw)
 
 
-def append_at_random(tree: ModelTree, random: Random) -> None:
+def _write_at_random(tree: ModelTree, random: Random) -> None:
     """Write to a file, if there is one, and mostly close it."""
     files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
     if files:

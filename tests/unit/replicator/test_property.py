@@ -15,7 +15,7 @@ import pytest
 from mirrorfs.journal.record import SequenceNumber
 from replicator.commit_order import CommitOrder
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import append_at_random, change_at_random, directories
+from tests.support.model_tree import change_at_random, directories
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 
@@ -52,10 +52,7 @@ def run(
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
-        if grows and random.random() < 0.6:
-            append_at_random(mirror.tree, random)
-        else:
-            change_at_random(mirror.tree, random, names)
+        change_at_random(mirror.tree, random, names, grows=grows)
 
     if initial:
         for _ in range(random.randint(0, 40)):
