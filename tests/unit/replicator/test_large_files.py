@@ -92,14 +92,16 @@ class Bench:
         self.contents.append(made)
         return made
 
-    def put(self, content: Real | None = None, **fields: object) -> int:
+    def put(self, content: Real | None = None, *, sequence: int = 5, **fields: object) -> int:
         """A copy at `f`; how many bytes were written for it."""
         before = self.store.bytes_written
         root = self.store.root()
         entry = self.store.lookup(root, b"f")
         base = None if entry is None else self.store.base(root, b"f")
         wanted = attributes(FILE, uid=12, **fields)
-        staged = self.store.stage(wanted, content or self.content(), lambda: mark(b"f", 5), base)
+        staged = self.store.stage(
+            wanted, content or self.content(), lambda: mark(b"f", sequence), base
+        )
         if not self.store.is_tail(staged):
             self.store.commit(staged, root, b"f")
         elif not self.store.extend(staged, root, b"f"):
@@ -400,35 +402,41 @@ def test_the_mark_is_asked_for_when_all_is_there(bench: Bench) -> None:
 
 
 def test_killed_at_every_call_an_appended_file_is_a_beginning_and_known_to_be(
-    bench: Bench,
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grow(bench, 3 * copying.BUFFER_BYTES)  # some calls
+    monkeypatch.setattr(copying, "KERNEL_COPY_BYTES", 4096)
     whole = bench.source.read_bytes()
+    old = whole[: -3 * 4096]
+    seen = set()
 
     def attempt(call: int) -> bool:
-        bench.source.write_bytes(whole[:-1000])
+        bench.source.write_bytes(old)
         (bench.site / "f").unlink(missing_ok=True)
         bench.put()
         bench.source.write_bytes(whole)
         killed = False
         with killed_at(call), suppress(KilledError):
             try:
-                bench.put()
+                bench.put(sequence=6)
             except KilledError:
                 killed = True
         bench.reopen()
-        found = bench.entry().mark
+        found, size = bench.entry().mark, bench.entry().size
         assert found is not None
         assert whole.startswith(bench.file())
-        if bench.file() not in (whole, whole[:-1000]):
-            assert MarkFlag.CONTENT not in found.flags
-        if bench.entry().size == len(whole) and MarkFlag.CONTENT in found.flags:
-            assert stat.S_IMODE(bench.entry().mode) == 0o640
+        seen.add((size, found.sequence, MarkFlag.CONTENT in found.flags))
+        if not killed:
+            assert (size, found.sequence) == (len(whole), 6)
         bench.put()
         assert bench.file() == whole
         return killed
 
     assert moments(attempt) > 10
+    assert seen == {
+        (len(old), 5, True),
+        *((len(old) + part * 4096, 6, False) for part in range(4)),
+        (len(whole), 6, True),
+    }
 
 
 def test_data_is_never_in_place_before_the_mark_is(bench: Bench) -> None:
