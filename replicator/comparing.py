@@ -165,6 +165,8 @@ class Comparer:
                 here = _side(self.source, path, inside[0], opened)
             except OSError as error:
                 return _unreadable("the source", error)
+            if here.kind == stat.S_IFSOCK:
+                here = _Side(-1, None)  # they are skipped: nothing is to stand there
             try:
                 there = _side(self.site, path, inside[1], opened)
             except OSError as error:

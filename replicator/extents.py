@@ -78,7 +78,7 @@ class Extents:
     def resume(self, data: bytes) -> bool:
         """Take over what is done by those bytes, if they are of this very content."""
         fresh = Extents(self.version, self.boot, self.each)
-        head = len(_HEADER.pack(*[0] * 6, b"", 0)) + len(self.version.object)
+        head = _HEADER.size + len(self.version.object)
         if len(data) != len(fresh.encode()) or data[:head] != fresh.encode()[:head]:
             return False
         done = int.from_bytes(data[head:], "little")
