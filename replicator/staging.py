@@ -17,6 +17,7 @@ from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator.held import AheadError
 from replicator.moves import Bench
 from replicator.planner import Item
+from replicator.sitemap import Copy
 from replicator.stores.base import (
     Base,
     Content,
@@ -217,11 +218,14 @@ class Staging:
         sleep: Callable[[float], None],
         clock_ns: Callable[[], int],
         inline_bytes: int,
+        grown_bytes_min: int,
         deadline_ns: Callable[[bytes], int],
     ) -> None:
         """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures.
-        `deadline_ns`: how long after its record a file of that path is late."""
+        `grown_bytes_min`: a copy of so many bytes may be appended to. `deadline_ns`: how long after
+        its record a file of that path is late."""
         self.inline_bytes = inline_bytes
+        self._grown_bytes_min = grown_bytes_min
         self._deadline_ns = deadline_ns
         self.owner: tuple[Item | None, int] = (None, 0)
         self.arrived: list[Item | None] = []
@@ -261,6 +265,15 @@ class Staging:
             return self._stage_here(found, place, base)
         self._begin(found, base)
         raise CopyingError(found.id)
+
+    def base(self, found: SourceObject, copy: Copy) -> Base | None:
+        """The site's copy, if the object may be the same and something more, for `stage`."""
+        entry = copy.entry
+        if found.links > 1 or entry.links > 1 or not stat.S_ISREG(entry.mode):
+            return None
+        if not self._grown_bytes_min <= entry.size < found.size <= 2 * entry.size:
+            return None
+        return self._bench.store.base(copy.directory, copy.name)
 
     def _stage_here(self, found: SourceObject, place: Place, base: Base | None) -> Staged:
         began = self._clock_ns()

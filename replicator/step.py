@@ -26,7 +26,6 @@ from replicator.sitemap import Copy, SiteMap
 from replicator.staging import Staging, Workers
 from replicator.stores.base import (
     RESERVED,
-    Base,
     Directory,
     Mark,
     MarkFlag,
@@ -64,8 +63,8 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
-            workers: where bytes move.  inline_bytes, deadline_ns: see Staging.
-            grown_bytes_min: a copy of so many bytes may be appended to.
+            workers: where bytes move.
+            inline_bytes, grown_bytes_min, deadline_ns: see Staging.
             sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
         """
         names = NameTable(store)
@@ -86,8 +85,9 @@ class Step:
         self._store = store
         self._plan = plan
         self._held = held
-        self._grown_bytes_min = grown_bytes_min
-        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes, deadline_ns)
+        self.staging = Staging(
+            self.bench, workers, sleep, clock_ns, inline_bytes, grown_bytes_min, deadline_ns
+        )
 
     @property
     def counters(self) -> Counters:
@@ -422,7 +422,7 @@ class Step:
             if stat.S_ISREG(found.mode):
                 copies, state = self._ranked_copies(found, mode)
                 if state is ContentState.STALE:
-                    base = self._base(found, copies[0]) if len(copies) == 1 else None
+                    base = self.staging.base(found, copies[0]) if len(copies) == 1 else None
                     self.staging.prefetch(found, base)
 
     def _mark(self, found: SourceObject, saved: int | None = None) -> Mark:
@@ -435,7 +435,7 @@ class Step:
         if found.links > 1:
             self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
-        base = self._base(found, copy)
+        base = self.staging.base(found, copy)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
         staged = self.staging.stage(found, place, base)
@@ -451,15 +451,6 @@ class Step:
         self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
         self._linking.replace_others(found, copy.directory, place, copies)
-
-    def _base(self, found: SourceObject, copy: Copy) -> Base | None:
-        """What stands there, if the object may be the same and something more."""
-        entry = copy.entry
-        if found.links > 1 or entry.links > 1 or not stat.S_ISREG(entry.mode):
-            return None
-        if not self._grown_bytes_min <= entry.size < found.size <= 2 * entry.size:
-            return None
-        return self._store.base(copy.directory, copy.name)
 
     def _must_be_found(self, found: SourceObject, mode: Mode) -> None:
         """Raises AheadError if the site may have the object in a directory it does not find now."""

@@ -57,7 +57,7 @@ class DirectoryStore:
         unfinished: large files being copied, or that failed.
     """
 
-    def __init__(self, site: SiteRoot, boot: bytes = bytes(16)) -> None:
+    def __init__(self, site: SiteRoot, boot: bytes) -> None:
         self.mount = system_calls.mount_id(site.root)
         self.directories_listed = 0
         self.bytes_written = 0

@@ -30,7 +30,7 @@ EXTENTS: Final = "trusted.mirrorfs.extents"
 EXTENT_BYTES: Final = 32 << 20
 LARGE_BYTES: Final = 64 << 20
 SYNC_BYTES: Final = 128 << 20
-_SHARE_MAX: Final = 20
+_SHARE_MAX: Final = 10
 """What failed may take one part in so many of the site's file system."""
 
 

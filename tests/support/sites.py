@@ -120,8 +120,8 @@ class MemoryBench:
 class _TidyStore(DirectoryStore):
     """A DirectoryStore that closes at its end what a test left open."""
 
-    def __init__(self, site: SiteRoot) -> None:
-        super().__init__(site)
+    def __init__(self, site: SiteRoot, boot: bytes) -> None:
+        super().__init__(site, boot)
         self._left: set[Directory] = set()
 
     def open_directory(self, directory: Directory, name: bytes) -> Directory | None:
