@@ -442,13 +442,8 @@ _DRAWS = {
 }
 
 
-def change_at_random(
-    tree: ModelTree, random: Random, names: list[bytes], *, grows: bool = False
-) -> None:
-    """One operation, if the one drawn is possible. `grows`: mostly of content."""
-    if grows and random.random() < 0.6:
-        _write_at_random(tree, random)
-        return
+def change_at_random(tree: ModelTree, random: Random, names: list[bytes]) -> None:
+    """One operation, if the one drawn is possible."""
     (draw,) = random.choices([*_DRAWS], [*_DRAWS.values()])
     files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
     if draw == "attributes":
@@ -458,16 +453,6 @@ def change_at_random(
             getattr(tree, draw)(random.choice(files))
     else:
         _change_place_at_random(tree, random, names, draw)
-
-
-def _write_at_random(tree: ModelTree, random: Random) -> None:
-    """Write to a file, if there is one, and mostly close it."""
-    files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
-    if files:
-        thing = random.choice(files)
-        getattr(tree, random.choice(["begin_write", "write", "write", "flush"]))(thing)
-        if random.random() < 0.7:
-            tree.flush(thing)
 
 
 def _change_place_at_random(tree: ModelTree, random: Random, names: list[bytes], draw: str) -> None:

@@ -253,7 +253,7 @@ def test_what_failed_is_forgotten_or_bounded(bench: Bench) -> None:
     assert len(bench.staged()) == 1  # it is in use until its error is told
     bench.store.unfinished.tidy()
     assert bench.staged() == []
-    (bench.site / ".mirrorfs" / "stage" / "Pwhatever").write_bytes(b"x")
+    (bench.site / ".mirrorfs" / "stage" / "Pwhatever").touch()
     bench.reopen()
     assert bench.staged() == []
 
@@ -270,11 +270,9 @@ def test_who_gave_up_leaves_what_is_on_the_disk(bench: Bench) -> None:
 def test_two_copies_of_one_object_do_not_meet(bench: Bench) -> None:
     staged = bench.store.stage(attributes(FILE), bench.content(), mark(b"f", 1))
     other = bench.store.stage(attributes(FILE), bench.content(), mark(b"f", 2))
-    assert staged != other
     bench.store.discard(staged)
     bench.store.commit(other, bench.store.root(), b"f")
     assert bench.file() == bench.source.read_bytes()
-    assert bench.put() > 0
 
 
 def test_killed_at_every_call_a_large_copy_goes_on(bench: Bench) -> None:
@@ -446,9 +444,8 @@ def test_data_is_never_in_place_before_the_mark_is(bench: Bench) -> None:
         bench.put()
     appended = made[made.index("setxattr") :]
     assert appended[:2] == ["setxattr", "fsync"]
-    order = [name for name in appended if name in ("copy_file_range", "chown", "chmod", "utime")]
-    assert order[-3:] == ["chmod", "utime"][-3:] or order[-2:] == ["chmod", "utime"]
-    assert appended.index("chmod") > appended.index("copy_file_range")
+    order = [name for name in appended if name in ("copy_file_range", "chmod", "utime")]
+    assert order == ["copy_file_range", "chmod", "utime"]
     assert "setxattr" in appended[appended.index("utime") :]  # the mark, last
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from random import Random
 
 import pytest
@@ -52,7 +53,7 @@ def run(
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
-        change_at_random(mirror.tree, random, names, grows=grows)
+        change_one(mirror, random, names)
 
     if initial:
         for _ in range(random.randint(0, 40)):
@@ -81,6 +82,19 @@ def run(
         interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
     mirror.drain()
     return mirror
+
+
+def change_one(mirror: Mirror, random: Random, names: list[bytes]) -> None:
+    """A change of anything, or, if the mirror is one of what grows, more often of content."""
+    tree = mirror.tree
+    files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
+    if not (mirror.grows and files and random.random() < 0.6):
+        change_at_random(tree, random, names)
+        return
+    thing = random.choice(files)
+    getattr(tree, random.choice(["begin_write", "write", "write", "flush"]))(thing)
+    if random.random() < 0.7:
+        tree.flush(thing)
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
