@@ -170,6 +170,8 @@ class Comparer:
                 return _unreadable("the source", error)
             if here.status is not None and path and not self._is_wanted(path, here):
                 here = _Side(-1, None)
+            if here.kind == stat.S_IFSOCK:
+                here = _Side(-1, None)  # they are skipped: nothing is to stand there
             try:
                 there = _side(self.site, path, inside[1], opened)
             except OSError as error:

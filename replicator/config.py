@@ -19,11 +19,13 @@ from replicator.patterns import Patterns
 
 WORKERS_MAX: Final = 1024
 SITE_KEYS: Final = (
-    *("name", "url", "workers", "commit_order", "deadline", "verify_writes"),
-    *("include", "exclude"),
+    *("name", "url", "workers", "commit_order", "deadline", "deadlines", "verify_writes"),
+    *("bandwidth", "include", "exclude"),
 )
 VERIFY_WRITES: Final = ("off", "read-back")
 DEADLINE_MAX: Final = 86_400
+BANDWIDTH_MIN: Final = 1000
+BANDWIDTH_MAX: Final = 10**12
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
@@ -42,6 +44,7 @@ REPLICATOR_KEYS: Final = ("warn_lag", "critical_lag", "warn_failed", "critical_f
 METRICS_KEYS: Final = ("metrics_file", "metrics_listen")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BANDWIDTH: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kKMGT]?)(i?)B/s")
 _PLANNED: Final = ("ssh", "root", "roots", "xroot", "xroots")
 
 
@@ -81,7 +84,9 @@ class SiteSettings:
         url: `file://` and the path.  path: absolute, without a slash at its end.
         workers: how many files may be copied at once.
         commit_order: in which order changes become visible.
-        deadline: seconds after which a file that waits to be copied goes before small ones.
+        deadline: seconds after which a file that waits to be copied goes before others.
+        deadlines: the same for paths that fit; the first that fits counts.
+        bandwidth: so many bytes a second are read to be copied, at most; 0: as many as can be.
         read_back: what was written is read again, and compared.
         include, exclude: patterns as in a `.gitignore`: only what the first fit, if there are any;
             not what the second fit.
@@ -94,10 +99,17 @@ class SiteSettings:
     workers: int = 16
     commit_order: CommitOrder = CommitOrder.DIRECTORY
     deadline: int = 300
+    deadlines: tuple[tuple[Patterns, int], ...] = ()
+    bandwidth: int = 0
     read_back: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     thresholds: Thresholds | None = None
+
+    def deadline_of(self, path: bytes) -> int:
+        """Seconds after which a file of that path goes before others."""
+        fitting = (seconds for patterns, seconds in self.deadlines if patterns.match(path))
+        return next(fitting, self.deadline)
 
 
 @dataclass(frozen=True)
@@ -328,6 +340,8 @@ def _site_of_table(
         workers=_number(file, where, table, "workers", site.workers, WORKERS_MAX),
         commit_order=CommitOrder(_word(file, where, table, "commit_order", "directory", orders)),
         deadline=_number(file, where, table, "deadline", site.deadline, DEADLINE_MAX),
+        deadlines=_deadlines(file, where, table.get("deadlines", [])),
+        bandwidth=_bandwidth(file, where, table.get("bandwidth", 0)),
         read_back=_word(file, where, table, "verify_writes", "off", VERIFY_WRITES) == "read-back",
         include=_patterns(file, where, table, "include"),
         exclude=_patterns(file, where, table, "exclude"),
@@ -355,6 +369,44 @@ def _number(
     if type(value) is not int or not 1 <= value <= maximum:
         raise _wrong(file, f"{where}.{key}", f"{value}: 1 to {maximum} is allowed")
     return value
+
+
+def _deadlines(file: str, where: str, tables: Any) -> tuple[tuple[Patterns, int], ...]:
+    found = []
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise _wrong(file, f"{where}.deadlines", "tables [[site.deadlines]] are allowed")
+    for number, table in enumerate(tables, 1):
+        here = f"{where}.deadlines[{number}]"
+        for key in table:
+            if key not in ("path", "seconds"):
+                raise _wrong(file, f"{here}.{key}", "not known; allowed: path, seconds")
+        path = table.get("path")
+        allowed = "a pattern as in .gitignore is allowed"
+        if not isinstance(path, str) or not path.strip() or path.startswith(("#", "!")):
+            shown = "missing" if path is None else _shown(str(path))
+            raise _wrong(file, f"{here}.path", f"{shown}: {allowed}")
+        try:
+            patterns = Patterns([path])
+        except ValueError:
+            raise _wrong(file, f"{here}.path", f"{_shown(path)}: {allowed}") from None
+        if "seconds" not in table:
+            raise _wrong(file, f"{here}.seconds", "missing")
+        found.append((patterns, _number(file, here, table, "seconds", 0, DEADLINE_MAX)))
+    return tuple(found)
+
+
+def _bandwidth(file: str, where: str, value: Any) -> int:
+    """Bytes a second."""
+    told = _BANDWIDTH.fullmatch(value) if isinstance(value, str) else None
+    rate = 0
+    if told is not None:
+        power = " KMGT".index(told[2].upper() or " ")
+        rate = int(float(told[1]) * (1024 if told[3] else 1000) ** power)
+    none = value in (0, "0") and type(value) in (int, str)
+    if not none and not BANDWIDTH_MIN <= rate <= BANDWIDTH_MAX:
+        allowed = "1kB/s to 1TB/s, as in '100MB/s' or '95.5 MiB/s', or 0 (none) is allowed"
+        raise _wrong(file, f"{where}.bandwidth", f"{value}: {allowed}")
+    return rate
 
 
 def _word(

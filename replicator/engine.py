@@ -79,6 +79,8 @@ class Engine:
             self._held,
             workers=world.workers,
             inline_bytes=world.inline_bytes,
+            grown_bytes_min=world.grown_bytes_min,
+            deadline_ns=world.deadline_ns,
             sleep=world.sleep,
             clock_ns=world.clock_ns,
             observer=world.observer,
@@ -446,6 +448,8 @@ class Engine:
         self._hold_timeless()
         if self.idle and self.plan.known >= self._world.head():
             self._expire_limbo()
+            if not self._held:
+                self.store.forget_unfinished()
         state, working = self.state, self.plan.working()
         state.working = working
         while len(self._tags) > 1 and self._tags[1][0] <= working:

@@ -29,6 +29,7 @@ class Counters:
     """What the steps of a site did since it was opened."""
 
     files_copied: int = 0
+    extended: int = 0
     made: int = 0
     moved: int = 0
     linked: int = 0
@@ -37,6 +38,7 @@ class Counters:
     adopted: int = 0
     attributes_set: int = 0
     directories_reconciled: int = 0
+    sockets_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

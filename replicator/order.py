@@ -12,7 +12,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator.commit_order import CommitOrder
@@ -157,42 +157,67 @@ class Order:
 
 
 _Job = TypeVar("_Job")
+_Waiting: TypeAlias = tuple[int, int, _Job]
+"""Since when, which (a number of its own), what."""
 
 
 class CopyQueue(Generic[_Job]):
     """Files that wait for a worker, the oldest first; some workers are kept for what cannot wait.
 
     Large files take all workers but a quarter (one at least): the rest copies small files, and what
-    has waited until its deadline.
+    is late, which goes before all others.
     """
 
-    def __init__(self, workers: int, deadline_ns: int) -> None:
-        """So many workers; a file is late so long after its record was made."""
-        self._deadline_ns = deadline_ns
+    def __init__(self, workers: int) -> None:
+        """So many workers."""
         self._large_max = max(1, workers - max(1, workers // 4))
         self._large_busy = 0
-        self._small: list[tuple[int, int, _Job]] = []
-        self._large: list[tuple[int, int, _Job]] = []
+        self._waiting: set[int] = set()
+        self._small: list[_Waiting[_Job]] = []
+        self._large: list[_Waiting[_Job]] = []
+        self._late: list[tuple[int, _Waiting[_Job], bool]] = []
         self._serial = 0
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._large)
+        return len(self._waiting)
 
-    def add(self, job: _Job, size: int, since_ns: int) -> None:
-        """That file, of so many bytes, waits; its record was made then."""
+    def add(self, job: _Job, size: int, since_ns: int, deadline_ns: int) -> None:
+        """That file, of so many bytes, waits; its record was made then, so long after that it is
+        late."""
         self._serial += 1
-        queue = self._small if size <= SMALL_BYTES else self._large
-        heapq.heappush(queue, (since_ns, self._serial, job))
+        self._waiting.add(self._serial)
+        large = size > SMALL_BYTES
+        waiting = (since_ns, self._serial, job)
+        heapq.heappush(self._large if large else self._small, waiting)
+        heapq.heappush(self._late, (since_ns + deadline_ns, waiting, large))
 
     def take(self, now_ns: int) -> tuple[_Job, bool] | None:
         """The next one, and whether it takes one of the large files' workers."""
-        small, large = self._small, self._large
+        while self._late and self._late[0][1][1] not in self._waiting:
+            heapq.heappop(self._late)
+        if self._late and self._late[0][0] <= now_ns:
+            _, waiting, is_large = heapq.heappop(self._late)
+            return self._taken(waiting, is_large)
+        small, large = self._first(self._small), self._first(self._large)
         free = self._large_busy < self._large_max
-        may = bool(large) and (free or large[0][0] + self._deadline_ns <= now_ns)
-        if may and (not small or large[0][:2] < small[0][:2]):
-            self._large_busy += free
-            return heapq.heappop(large)[2], free
-        return (heapq.heappop(small)[2], False) if small else None
+        if large is not None and free and (small is None or large[:2] < small[:2]):
+            return self._taken(large, True)
+        return None if small is None else self._taken(small, False)
+
+    def _first(self, queue: list[_Waiting[_Job]]) -> _Waiting[_Job] | None:
+        while queue and queue[0][1] not in self._waiting:
+            heapq.heappop(queue)
+        return queue[0] if queue else None
+
+    def _taken(self, waiting: _Waiting[_Job], is_large: bool) -> tuple[_Job, bool]:
+        self._waiting.remove(waiting[1])
+        return waiting[2], is_large and self.lend()
+
+    def lend(self) -> bool:
+        """Take one of the large files' workers, if one is free; `done` gives it back."""
+        free = self._large_busy < self._large_max
+        self._large_busy += free
+        return free
 
     def done(self, counted: bool) -> None:
         """A file that was taken has been copied; `counted` as `take` said."""

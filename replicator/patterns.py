@@ -5,6 +5,7 @@ A name is bytes and may be anything: what is not UTF-8 is matched byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from pathspec import GitIgnoreSpec
@@ -16,7 +17,10 @@ class Patterns:
     def __init__(self, lines: Iterable[str]) -> None:
         """ValueError: one of them is none."""
         self._lines = tuple(line for line in lines if line.strip() and not line.startswith("#"))
-        self._spec = GitIgnoreSpec.from_lines(self._lines)
+        try:
+            self._spec = GitIgnoreSpec.from_lines(self._lines)
+        except re.error as error:
+            raise ValueError(str(error)) from error
 
     def match(self, path: bytes, *, directory: bool = False) -> bool:
         """Whether they fit that path, which is relative to the root of the tree; one of a directory

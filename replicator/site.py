@@ -140,8 +140,10 @@ class SiteDriver:
             adopt=self._adopt,
             source=source.root_fd,
             read_back=self.settings.read_back,
+            boot=boot_id(),
         )
-        self._workers = Threads(self.settings.workers, self.settings.deadline, self._landed)
+        settings = self.settings
+        self._workers = Threads(settings.workers, settings.bandwidth, self._landed)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         wanted = Wanted(self.settings.include, self.settings.exclude)
         shown, anew = part_of(source, wanted, state)
@@ -157,6 +159,7 @@ class SiteDriver:
             unsynced=self._unsynced,
             workers=self._workers,
             copies_max=2 * self.settings.workers,
+            deadline_ns=lambda path: self.settings.deadline_of(path) * 1_000_000_000,
             commit_order=self.settings.commit_order,
             observer=self._observing,
             anew=anew,

@@ -12,14 +12,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from mirrorfs.journal.record import ObjectId, Place, RecordError, handle_id, split_handle_id
 from replicator import system_calls
-from replicator.stores.base import RESERVED, TRANSIENT, Attributes, Content
+from replicator.stores.base import RESERVED, TRANSIENT, Attributes, Content, Version
 from replicator.view import SourceError, SourceObject, SourceStat, Steps
 from replicator.xattrs import path_of, read_xattrs
 
@@ -38,6 +38,7 @@ class FileContent:
     """An open file of the source: base.Content."""
 
     def __init__(self, descriptor: int) -> None:
+        self.version: Version | None = None
         self._descriptor = descriptor
 
     def fileno(self) -> int:
@@ -54,8 +55,14 @@ class FileContent:
                 offset += len(part)
         return b"".join(parts)
 
-    def check(self) -> None:
+    def check(self, count: int) -> int:
         """See base.Content."""
+        return count
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        """See base.Content."""
+        for part in parts:
+            part()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ the site; where the copy goes is decided in `step`.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,7 +18,17 @@ from replicator.held import AheadError
 from replicator.moves import Bench
 from replicator.observer import Observer
 from replicator.planner import Item, ObjectItem
-from replicator.stores.base import Content, Mark, MarkFlag, SiteStore, Staged, StoreError
+from replicator.sitemap import Copy
+from replicator.stores.base import (
+    Base,
+    Content,
+    Mark,
+    MarkFlag,
+    SiteStore,
+    Staged,
+    StoreError,
+    Version,
+)
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
@@ -50,9 +60,12 @@ class Copying:
 
     Attributes:
         object, size: which, how large it was.  since_ns: time of the record it is copied for.
+        deadline_ns: so long after that it is late.
         known: the newest record taken in before it was read.
         settled_ctime_ns: its change time if records account for it (see Hints).
         item: the first step that wanted it.
+        base: the site's file that it may be the continuation of.
+        here: by the thread that decides, which waits for no bandwidth.
         wanted: by these steps; by none: the copy is given up.
         landed: it has ended, with `staged`, `stat` and `mark` or with `error`.
     """
@@ -63,6 +76,9 @@ class Copying:
     known: tuple[Tag, SequenceNumber]
     settled_ctime_ns: int
     item: Item
+    deadline_ns: int = 0
+    base: Base | None = None
+    here: bool = False
     wanted: dict[Item | None, None] = field(default_factory=dict)
     landed: bool = False
     staged: Staged | None = None
@@ -76,22 +92,18 @@ class Copying:
         return not self.wanted
 
 
-class _Watched:
-    """Content that is not read any further when nobody waits for it any more."""
-
-    def __init__(self, content: Content, copying: Copying) -> None:
-        self._content = content
-        self._copying = copying
-        self.fileno, self.read = content.fileno, content.read
-
-    def check(self) -> None:
-        """See Content."""
-        if self._copying.cancelled:
-            raise SourceChangedError("nobody waits for it any more")
-
-
 class Workers(Protocol):
-    """Where bytes move. All calls come from the thread that decides."""
+    """Where bytes move. All calls but the first two come from the thread that decides."""
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        """Do all these, with workers that have nothing else to do: see Content."""
+
+    def allow(self, count: int, go_on: Callable[[], None] | None) -> int:
+        """Of so many bytes to be read, how many may be, when the bandwidth has them; `go_on` is
+        called before and while it waits, and may raise. None: all are read now."""
+
+    def idle(self, size: int) -> bool:
+        """Whether so many bytes could be read without waiting for bandwidth."""
 
     def begin(self, copying: Copying, run: Callable[[Copying], None]) -> None:
         """Have `run` called with it as soon as there is a worker for it."""
@@ -103,11 +115,32 @@ class Workers(Protocol):
         """Until there is one for `landed` to tell, or for a moment: who waits may be stopped."""
 
 
+class _Watched:
+    """Content that is not read any further when nobody waits for it any more."""
+
+    def __init__(
+        self, content: Content, copying: Copying, version: Version | None, workers: Workers
+    ) -> None:
+        self.version = version
+        self.fileno, self.read, self.share = content.fileno, content.read, workers.share
+        self._copying = copying
+        self._workers = workers
+
+    def check(self, count: int) -> int:
+        """See Content."""
+        return self._workers.allow(count, None if self._copying.here else self._go_on)
+
+    def _go_on(self) -> None:
+        if self._copying.cancelled:
+            raise SourceChangedError("nobody waits for it any more")
+
+
 def copy_object(
     source: SourceTree,
     store: SiteStore,
     found: SourceObject,
     copying: Copying,
+    workers: Workers,
     sleep: Callable[[float], None],
     tries: int,
     saved: Callable[[], int],
@@ -131,13 +164,21 @@ def copy_object(
             return store.stage(attributes, None, complete), before
         try:
             with found.content() as content:
-                staged = store.stage(attributes, _Watched(content, copying), complete)
+                watched = _Watched(content, copying, _version(mark, before), workers)
+                staged = store.stage(attributes, watched, complete, copying.base)
         except SourceChangedError:
             continue
         if _same(found.stat(), before):
             return staged, before
         store.discard(staged)
     raise SourceChangedError(_HOT)
+
+
+def _version(mark: Mark, now: SourceStat) -> Version | None:
+    """Which content is read, if its times tell."""
+    if MarkFlag.AHEAD in mark.flags:
+        return None
+    return Version(mark.object, mark.tag, now.size, now.mtime_ns, now.ctime_ns)
 
 
 def _same(one: SourceStat | SourceObject, other: SourceStat) -> bool:
@@ -180,11 +221,16 @@ class Staging:
         sleep: Callable[[float], None],
         clock_ns: Callable[[], int],
         inline_bytes: int,
+        grown_bytes_min: int,
+        deadline_ns: Callable[[bytes], int],
         observer: Observer,
     ) -> None:
-        """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures; `observer`
-        is told what workers copy."""
+        """Stage on `bench`. `sleep` waits that many seconds; `clock_ns` only measures.
+        `grown_bytes_min`: a copy of so many bytes may be appended to. `deadline_ns`: how long after
+        its record a file of that path is late. `observer` is told what workers copy."""
         self.inline_bytes = inline_bytes
+        self._grown_bytes_min = grown_bytes_min
+        self._deadline_ns = deadline_ns
         self.owner: tuple[Item | None, int] = (None, 0)
         self.arrived: list[Item | None] = []
         self.narrow = False
@@ -211,26 +257,37 @@ class Staging:
 
     # for the step ------------------------------------------------------------------------------
 
-    def stage(self, found: SourceObject, place: Place) -> Staged:
-        """A complete copy of the object as it is now, not torn, and still of that place.
+    def stage(self, found: SourceObject, place: Place, base: Base | None = None) -> Staged:
+        """A complete copy of the object as it is now, not torn, and still of that place; or, if
+        `base` is its beginning, the rest (see SiteStore).
 
         Raises CopyingError, SourceChangedError, AheadError, SourceError, StoreError.
         """
-        staged = self._arrived(found)
+        staged = self._arrived(found, base)
         if staged is not None:
             return staged
         if self._here(found):
-            return self._stage_here(found, place)
-        self._begin(found)
+            return self._stage_here(found, place, base)
+        self._begin(found, base)
         raise CopyingError(found.id)
 
-    def _stage_here(self, found: SourceObject, place: Place) -> Staged:
+    def base(self, found: SourceObject, copy: Copy) -> Base | None:
+        """The site's copy, if the object may be the same and something more, for `stage`."""
+        entry = copy.entry
+        if found.links > 1 or entry.links > 1 or not stat.S_ISREG(entry.mode):
+            return None
+        if not self._grown_bytes_min <= entry.size < found.size <= 2 * entry.size:
+            return None
+        return self._bench.store.base(copy.directory, copy.name)
+
+    def _stage_here(self, found: SourceObject, place: Place, base: Base | None) -> Staged:
         began = self._clock_ns()
-        copying = self._copying_of(found)
+        copying = self._copying_of(found, base)
         copying.wanted[self.owner[0]] = None
+        copying.here = True
         source, store = self._bench.source, self._bench.store
         staged, before = copy_object(
-            source, store, found, copying, self._sleep, _STAGE_TRIES, self._saved
+            source, store, found, copying, self._workers, self._sleep, _STAGE_TRIES, self._saved
         )
         if stat.S_ISREG(before.mode):
             self._slow = self._slow + 1 if self._clock_ns() - began > _SLOW_NS else 0
@@ -250,7 +307,7 @@ class Staging:
         """Whether it is copied on the spot."""
         if not stat.S_ISREG(found.mode):
             return True
-        if found.size > self.inline_bytes:
+        if found.size > self.inline_bytes or not self._workers.idle(found.size):
             return False
         if self._slow >= _SLOW_TIMES:
             self._passed += 1
@@ -258,18 +315,20 @@ class Staging:
                 return False
         return self._bench.source.settle_delay(found.ctime_ns) <= _SETTLE_SECONDS_MAX
 
-    def _copying_of(self, found: SourceObject) -> Copying:
-        plan = self._bench.plan
+    def _copying_of(self, found: SourceObject, base: Base | None = None) -> Copying:
+        plan, (item, since_ns) = self._bench.plan, self.owner
         return Copying(
             found.id,
             found.size,
-            self.owner[1],
+            since_ns,
             (plan.known_tag, plan.known),
             plan.hints(found.id).settled_ctime_ns,
             self.owner[0] or ObjectItem(found.id, (plan.known, 0)),
+            self._deadline_ns((item.path if item is not None else None) or b""),
+            base,
         )
 
-    def _arrived(self, found: SourceObject) -> Staged | None:
+    def _arrived(self, found: SourceObject, base: Base | None) -> Staged | None:
         """What a worker has staged of it, if that is what it is now."""
         copying = self._copying.get(found.id)
         if copying is None:
@@ -279,7 +338,8 @@ class Staging:
             raise CopyingError(found.id)
         self._forget(copying)
         if copying.staged is not None and copying.stat is not None:
-            if _same(found, copying.stat) and self._complete(copying):
+            fits = copying.base == base or not self._bench.store.is_tail(copying.staged)
+            if fits and _same(found, copying.stat) and self._complete(copying):
                 self._bench.counters.files_copied += 1
                 return copying.staged
             self._bench.store.discard(copying.staged)
@@ -297,12 +357,12 @@ class Staging:
 
     # copies under way --------------------------------------------------------------------------
 
-    def prefetch(self, found: SourceObject) -> None:
+    def prefetch(self, found: SourceObject, base: Base | None) -> None:
         """A step whose turn has not come yet will need its bytes."""
         if not self.narrow and found.id not in self._copying and not self._here(found):
-            self._begin(found)
+            self._begin(found, base)
 
-    def _begin(self, found: SourceObject) -> None:
+    def _begin(self, found: SourceObject, base: Base | None) -> None:
         """Copy it, for the step being done; it may be begun a few times only."""
         owner = self.owner[0]
         if self.narrow and self.under_way:
@@ -312,7 +372,7 @@ class Staging:
         if tries > _STAGE_TRIES:
             self.release(owner)
             raise SourceChangedError(_HOT)
-        copying = self._copying[found.id] = self._copying_of(found)
+        copying = self._copying[found.id] = self._copying_of(found, base)
         self._want(copying)
         self._workers.begin(copying, self._run)
 
@@ -337,7 +397,7 @@ class Staging:
             with found:
                 source, store = self._bench.source, self._bench.store
                 copying.staged, copying.stat = copy_object(
-                    source, store, found, copying, self._sleep, 1, self._saved
+                    source, store, found, copying, self._workers, self._sleep, 1, self._saved
                 )
         except (SourceChangedError, SourceError, StoreError) as error:
             copying.error = error
@@ -373,6 +433,7 @@ class Staging:
             self._forget(copying)
             if copying.staged is not None:
                 self._bench.store.discard(copying.staged)
+        self._bench.store.forget_unfinished()
 
     def release(self, owner: Item | None) -> None:
         """That step is done, or given up."""

@@ -53,6 +53,8 @@ class Step:
         *,
         workers: Workers,
         inline_bytes: int,
+        grown_bytes_min: int,
+        deadline_ns: Callable[[bytes], int],
         sleep: Callable[[float], None],
         clock_ns: Callable[[], int],
         observer: Observer,
@@ -63,7 +65,8 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
-            workers: where bytes move.  inline_bytes: see Staging.
+            workers: where bytes move.
+            inline_bytes, grown_bytes_min, deadline_ns: see Staging.
             sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
             observer: is told what workers copy.
         """
@@ -85,7 +88,16 @@ class Step:
         self._store = store
         self._plan = plan
         self._held = held
-        self.staging = Staging(self.bench, workers, sleep, clock_ns, inline_bytes, observer)
+        self.staging = Staging(
+            self.bench,
+            workers,
+            sleep,
+            clock_ns,
+            inline_bytes,
+            grown_bytes_min,
+            deadline_ns,
+            observer,
+        )
 
     @property
     def counters(self) -> Counters:
@@ -115,6 +127,10 @@ class Step:
             self.bench.touched.add(place.directory)
             found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
+            if found is not None and stat.S_ISSOCK(found.mode):
+                found.close()
+                self._skip_socket(directory, place, entry, mode)
+                return None
             if found is not None:
                 with found:
                     if mode.reconciles and entry is None and self._plan.place(place) is not None:
@@ -124,6 +140,16 @@ class Step:
             if entry is not None:
                 self.moves.vacate(directory, place, entry, mode)
             return None
+
+    def _skip_socket(
+        self, directory: Directory, place: Place, entry: SiteEntry | None, mode: Mode
+    ) -> None:
+        """Whoever listens is here: elsewhere it means nothing. So nothing is there."""
+        self.counters.sockets_skipped += 1
+        if entry is not None and stat.S_ISSOCK(entry.mode):
+            self._store.remove(directory, place.name)  # made by an earlier version
+        elif entry is not None:
+            self.moves.vacate(directory, place, entry, mode)
 
     def directory(self, source: SourceObject, mode: Mode = NORMAL) -> Directory | None:
         """The site's directory, wherever the site has it; made, with its ancestors, if it has not.
@@ -405,9 +431,10 @@ class Step:
             return
         with found:
             if stat.S_ISREG(found.mode):
-                _, state = self._ranked_copies(found, mode)
+                copies, state = self._ranked_copies(found, mode)
                 if state is ContentState.STALE:
-                    self.staging.prefetch(found)
+                    base = self.staging.base(found, copies[0]) if len(copies) == 1 else None
+                    self.staging.prefetch(found, base)
 
     def _mark(self, found: SourceObject, saved: int | None = None) -> Mark:
         """`saved`: that of the copy, if its content is there already."""
@@ -419,9 +446,17 @@ class Step:
         if found.links > 1:
             self._must_be_found(found, mode)
             self.bench.names.add(found.id, place)
+        base = self.staging.base(found, copy)
         several = found.links > 1 or copy.entry.links > 1
         copies = list(self.bench.map.copies(found.id)) if several else []
-        staged = self.staging.stage(found, place)
+        staged = self.staging.stage(found, place, base)
+        if self._store.is_tail(staged):
+            # what stands there is the beginning of it: nothing of it is lost
+            if self._store.extend(staged, copy.directory, copy.name):
+                self.counters.extended += 1
+                return
+            self._store.discard(staged)
+            staged = self.staging.stage(found, place)
         for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
             self.moves.keep_if_better(found, staged, each, place, mode)
         self._store.commit(staged, copy.directory, copy.name)

@@ -9,7 +9,7 @@ from random import Random
 
 from mirrorfs.journal.record import SequenceNumber, Tag
 from replicator.commit_order import CommitOrder
-from replicator.copying import SMALL_BYTES
+from replicator.copying import GROWN_BYTES_MIN, SMALL_BYTES
 from replicator.observer import Observer, Unobserved
 from replicator.planner import Item, PlaceItem, ReconcileItem
 from replicator.staging import Workers
@@ -50,6 +50,8 @@ class Surroundings:
         workers: where bytes move.
         copies_max: so many files may be copied, or have been, before the turn of their steps.
         inline_bytes: files up to this size are copied on the spot, while the site is quick.
+        grown_bytes_min: copies from this size on are appended to, if their file has only grown.
+        deadline_ns: how long after its record a file of that path is late.
         commit_order: in which order changes become visible.
         observer: is told what is done.
         anew: the site is to have another part of the source than before: all is compared.
@@ -64,6 +66,8 @@ class Surroundings:
     workers: Workers
     copies_max: int = 32
     inline_bytes: int = SMALL_BYTES
+    grown_bytes_min: int = GROWN_BYTES_MIN
+    deadline_ns: Callable[[bytes], int] = lambda _: 300_000_000_000
     commit_order: CommitOrder = CommitOrder.DIRECTORY
     mount: int = 1
     log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno as codes
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -137,8 +137,31 @@ class Attributes:
     target: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The content of an object between two changes: equal versions have equal content.
+
+    Attributes:
+        tag: incarnation of the journal: a source that lost power may have lost content, and kept
+            the times. It has another one then.
+    """
+
+    object: ObjectId
+    tag: Tag
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class Content(Protocol):
-    """An open file of the source."""
+    """An open file of the source.
+
+    Attributes:
+        version: which content it has, if any later change will show in its times; None: a write may
+            be under way, which moves them first and the content later.
+    """
+
+    version: Version | None
 
     def fileno(self) -> int:
         """A descriptor open for reading. Its offset is nobody's: use pread or reset it."""
@@ -146,8 +169,13 @@ class Content(Protocol):
     def read(self) -> bytes:
         """The whole content, for stores that keep it in memory."""
 
-    def check(self) -> None:
-        """To be called now and then while it is read: raises what is to end that."""
+    def check(self, count: int) -> int:
+        """To be called before so many bytes are read: how many may be, at least one. Waits until
+        then; raises what is to end the reading."""
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        """Do all these, several at once if there are hands. When one fails the rest is left, and
+        that error raised when nobody is at one of them any more."""
 
 
 class StoreError(Exception):
@@ -197,6 +225,9 @@ Directory = Hashable
 Staged = Hashable
 """A complete object that has no place yet."""
 
+Base = Hashable
+"""A file of the site that may be the beginning of a longer one; a value, nothing is held open."""
+
 
 class SiteStore(Protocol):
     """One site. All methods may raise StoreError. One caller at a time; only `stage` may be called
@@ -236,14 +267,40 @@ class SiteStore(Protocol):
         """The root itself, as `lookup` would show it."""
 
     def stage(
-        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+        self,
+        attributes: Attributes,
+        content: Content | None,
+        mark: Mark | Callable[[], Mark],
+        base: Base | None = None,
     ) -> Staged:
         """Make a complete object outside the tree: file (with content, or empty for None),
         directory, symlink, fifo, socket or device by `attributes.mode`, with attributes and mark:
         a callable is asked for it when the content is there.
 
+        What is done of a large file may be kept if it fails, for the next time it is asked for with
+        the same `Content.version`. If what `base` holds proves, byte for byte, to be the beginning
+        of the content, only the rest may be copied: then see `is_tail`.
+
         What goes wrong in reading `content` is raised as the source puts it (replicator.view).
         """
+
+    def base(self, directory: Directory, name: bytes) -> Base | None:
+        """The regular file there, for `stage`; None if the store can do nothing with it."""
+
+    def is_tail(self, staged: Staged) -> bool:
+        """Whether it is the rest of a longer file, to be given to `extend` and not to `commit`."""
+
+    def extend(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """Append a staged rest to its base, then give that attributes and mark. False: that is not
+        what stands there now (any more), or it has other names: nothing was done, and it is still
+        staged.
+
+        Its mark loses CONTENT, durably, before the first byte is appended: after a kill in the
+        middle the file is a longer beginning of its content, and known to be no more.
+        """
+
+    def forget_unfinished(self) -> None:
+        """Nothing that failed will be tried again: what is kept of it may go."""
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged object that was not committed."""

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
+import xxhash
+
 from replicator import system_calls
 from replicator.copying import copy_content, read_back, same_content
 from replicator.stores.attributes import change, dress, read_mark, write_mark
 from replicator.stores.base import (
     RESERVED,
     Attributes,
+    Base,
     Content,
     Directory,
     Mark,
@@ -32,8 +35,10 @@ from replicator.stores.base import (
     StoreError,
     UnsyncedError,
 )
+from replicator.stores.growing import FileBase, Grown, Tail, base_of, grow
 from replicator.stores.site_root import SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
+from replicator.stores.unfinished import PREFIX, Unfinished
 from replicator.xattrs import At, path_of, read_xattrs
 
 _OBJECT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,16 +54,19 @@ class DirectoryStore:
         mount: which mount of the site's file system this is: under another one, what was not
             synced may be gone. 0 if that cannot be told.
         read_back: content is read again after it was written, and compared.
+        unfinished: large files being copied, or that failed.
     """
 
-    def __init__(self, site: SiteRoot) -> None:
+    def __init__(self, site: SiteRoot, boot: bytes) -> None:
         self.mount = system_calls.mount_id(site.root)
         self.directories_listed = 0
         self.bytes_written = 0
         self.fidelity_debt = 0
         self._site = site
         self._root = site.root
+        self.unfinished = Unfinished(site.stage, boot)
         self._stage = Stage(site.stage)
+        self._tails: dict[Staged, Tail] = {}
         self.read_back = False
         self._counting = threading.Lock()
 
@@ -72,18 +80,21 @@ class DirectoryStore:
         adopt: bool = False,
         source: int | None = None,
         read_back: bool = False,
+        boot: str = "",
     ) -> Self:
         """Take the site directory at `path` for the volume of that UUID (16 bytes).
 
         `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
         stands there bears no marks. `source` is a descriptor of the source's root: neither may
         hold the other. `read_back`: content is read again after it was written, and compared.
+        `boot`: id of this boot of the host: what was begun in another one is not gone on with.
         Raises SiteRefusedError, StoreError.
         """
         with _border("open the site", path):
             site = SiteRoot.open(path, volume, name, adopt=adopt, source=source)
-            store = cls(site)
+            store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
             store.read_back = read_back
+            store.unfinished.tidy()
             return store
 
     def renew(self) -> None:
@@ -152,22 +163,60 @@ class DirectoryStore:
     # Making
 
     def stage(
-        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+        self,
+        attributes: Attributes,
+        content: Content | None,
+        mark: Mark | Callable[[], Mark],
+        base: Base | None = None,
     ) -> Staged:
         """See SiteStore. Passes on what reading the source raises."""
         slot = self._stage.slot(directory=stat.S_ISDIR(attributes.mode))
         with _border("stage an object at", self._site.path):
             try:
+                if content is not None and stat.S_ISREG(attributes.mode):
+                    if base is not None and self._grow(slot, attributes, content, mark, base):
+                        return slot
+                    large = self._stage_large(attributes, content, mark)
+                    if large is not None:
+                        return large
                 self._make(slot, attributes, content, mark)
             except BaseException:
                 self._stage.clear(slot)
                 raise
         return slot
 
+    def base(self, directory: Directory, name: bytes) -> Base | None:
+        """See SiteStore. None on file systems without file handles."""
+        with _border("look at", name), self._object(directory, name) as fd:
+            return base_of(fd)
+
+    def is_tail(self, staged: Staged) -> bool:
+        """See SiteStore."""
+        return staged in self._tails
+
+    def extend(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """See SiteStore."""
+        slot = _slot(staged)
+        with _border("append to", name):
+            debt = self._tails[slot].append_to(self._at(directory, name), name)
+            if debt is None:
+                return False
+            self.fidelity_debt += debt
+            self._stage.clear(slot)
+            self._gone(slot)
+            return True
+
+    def forget_unfinished(self) -> None:
+        """See SiteStore."""
+        with _border("clear the stage of", self._site.path):
+            self.unfinished.tidy(0)
+
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
         with _border("clear the stage of", self._site.path):
-            self._stage.clear(_slot(staged))
+            slot = _slot(staged)
+            self._stage.clear(slot)
+            self._gone(slot)
 
     def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""
@@ -185,7 +234,12 @@ class DirectoryStore:
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
         with _border("put in place", name):
-            self._stage.commit(_slot(staged), self._at(directory, name), name)
+            slot = _slot(staged)
+            at = self._at(directory, name)
+            if slot.startswith(PREFIX):
+                self.unfinished.finished(slot)
+            self._stage.commit(slot, at, name)
+            self._gone(slot)
 
     def move(
         self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
@@ -320,14 +374,79 @@ class DirectoryStore:
             written = 0
             if content is not None and kind == stat.S_IFREG:
                 written = copy_content(content.fileno(), fd, content.check)
-                if self.read_back:
-                    read_back(content.fileno(), fd, content.check)
-            debt = dress(at, attributes, mark() if callable(mark) else mark)
-            with self._counting:
-                self.bytes_written += written
-                self.fidelity_debt += debt
+                self._read_back(content, fd)
+            self._dress(at, attributes, mark, written)
         finally:
             os.close(fd)
+
+    def _stage_large(
+        self, attributes: Attributes, content: Content, mark: Mark | Callable[[], Mark]
+    ) -> bytes | None:
+        """A copy of which what is done outlives a failure; None: a common one is to be made."""
+        version = content.version
+        if version is None or version.size < self.unfinished.large_bytes:
+            return None
+        made = self.unfinished.copy(content, version)
+        if made is None:
+            return None
+        name, fd, written = made
+        try:
+            self._read_back(content, fd)
+            self._dress(fd, attributes, mark, written)
+        except BaseException:
+            self._stage.clear(name)
+            self._gone(name)
+            raise
+        finally:
+            os.close(fd)
+        return name
+
+    def _grow(
+        self,
+        slot: bytes,
+        attributes: Attributes,
+        content: Content,
+        mark: Mark | Callable[[], Mark],
+        base: Base,
+    ) -> bool:
+        """Stage what has only grown; False: that is not so."""
+        version = content.version
+        if version is None:
+            return False
+        assert isinstance(base, FileBase)
+        fd = os.open(slot, _NEW_FILE, 0o600, dir_fd=self._stage.fd)
+        try:
+            grown = grow(self._root, base, content, version, fd)
+            if grown is Grown.TAIL:
+                tail = Tail(self._stage.fd, slot, base, version.size, attributes, mark)
+                self._tails[slot] = tail
+                with self._counting:
+                    self.bytes_written += version.size - base.size
+            elif grown is Grown.WHOLE:
+                self._read_back(content, fd)
+                self._dress(fd, attributes, mark, version.size - base.size)
+        finally:
+            os.close(fd)
+        if grown is Grown.NOTHING:
+            self._stage.clear(slot)
+        return grown is not Grown.NOTHING
+
+    def _read_back(self, content: Content, fd: int) -> None:
+        if self.read_back:
+            read_back(content.fileno(), fd, content.check)
+
+    def _dress(
+        self, at: At, attributes: Attributes, mark: Mark | Callable[[], Mark], written: int
+    ) -> None:
+        debt = dress(at, attributes, mark() if callable(mark) else mark)
+        with self._counting:
+            self.bytes_written += written
+            self.fidelity_debt += debt
+
+    def _gone(self, slot: bytes) -> None:
+        """It is not in the stage any more."""
+        self.unfinished.release(slot)
+        self._tails.pop(slot, None)
 
 
 class _border:

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from errno import EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM
 
+from mirrorfs.journal.record import ObjectId
 from replicator.stores.base import (
     RESERVED,
     Attributes,
+    Base,
     Content,
     Directory,
     Mark,
+    MarkFlag,
     SiteEntry,
     Staged,
     StoreError,
+    Version,
 )
 
 
@@ -46,6 +50,14 @@ class Node:
             yield from child.below()
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """A file of the site, and what it held when somebody looked."""
+
+    node: Node
+    data: bytes
+
+
 _EMPTY = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0, {})
 
 
@@ -55,6 +67,9 @@ class MemoryStore:
     Attributes:
         files: our own files (what a directory store has under `.mirrorfs`).
         kept: what `keep` put away, by path.
+        extent_bytes: what is copied is kept, so many bytes at a time, until it is complete; 0: not.
+        unfinished: what was copied of that content so far.
+        between: called wherever a kill may find something half done.
     """
 
     def __init__(self) -> None:
@@ -63,6 +78,10 @@ class MemoryStore:
         self.fidelity_debt = 0
         self.files: dict[str, bytes] = {}
         self.kept: dict[bytes, Node] = {}
+        self.extent_bytes = 0
+        self.unfinished: dict[ObjectId, tuple[Version, bytes]] = {}
+        self.between: Callable[[], None] = lambda: None
+        self._tails: dict[Staged, tuple[Beginning, Mark | Callable[[], Mark]]] = {}
         self._created = 0
         self._clock = 0
         self._root = self._create(_EMPTY, b"", None)
@@ -134,18 +153,74 @@ class MemoryStore:
     # Making
 
     def stage(
-        self, attributes: Attributes, content: Content | None, mark: Mark | Callable[[], Mark]
+        self,
+        attributes: Attributes,
+        content: Content | None,
+        mark: Mark | Callable[[], Mark],
+        base: Base | None = None,
     ) -> Staged:
         """See SiteStore."""
-        data = b""
+        attributes, data = replace(attributes, xattrs=dict(attributes.xattrs)), b""
         if content is not None and stat.S_ISREG(attributes.mode):
+            if isinstance(base, Beginning) and content.version is not None:
+                data = content.read()
+                if data.startswith(base.data) and base.node.data == base.data:
+                    self.bytes_written += len(data) - len(base.data)
+                    tail = self._create(attributes, data[len(base.data) :], None)
+                    self._tails[tail] = base, mark
+                    return tail
+            data = self._copied(content)
+        return self._create(attributes, data, mark() if callable(mark) else mark)
+
+    def _copied(self, content: Content) -> bytes:
+        version = content.version
+        if version is None or not self.extent_bytes:
             data = content.read()
             self.bytes_written += len(data)
+            return data
+        known, done = self.unfinished.get(version.object, (version, b""))
+        if known != version:
+            done = b""
+        while more := content.read()[len(done) :][: self.extent_bytes]:
+            done += more
+            self.bytes_written += len(more)
+            self.unfinished[version.object] = version, done
+            self.between()
+        self.unfinished.pop(version.object, None)
+        return done
+
+    def base(self, directory: Directory, name: bytes) -> Base | None:
+        """See SiteStore."""
+        node = self._node(directory, name)
+        return Beginning(node, node.data)
+
+    def is_tail(self, staged: Staged) -> bool:
+        """See SiteStore."""
+        return staged in self._tails
+
+    def extend(self, staged: Staged, directory: Directory, name: bytes) -> bool:
+        """See SiteStore."""
+        tail, node = _node(staged), self._node(directory, name)
+        base, mark = self._tails[tail]
+        if base.node is not node or base.data != node.data or node.links != 1:
+            return False
         told = mark() if callable(mark) else mark
-        return self._create(replace(attributes, xattrs=dict(attributes.xattrs)), data, told)
+        node.mark = replace(told, flags=told.flags & ~MarkFlag.CONTENT)
+        for start in range(0, len(tail.data), self.extent_bytes or len(tail.data)):
+            self.between()
+            node.data = base.data + tail.data[: start + (self.extent_bytes or len(tail.data))]
+        self.between()
+        _set(node, tail.attributes, mark() if callable(mark) else mark)
+        del self._tails[tail]
+        return True
+
+    def forget_unfinished(self) -> None:
+        """See SiteStore."""
+        self.unfinished.clear()
 
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
+        self._tails.pop(staged, None)
 
     def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""

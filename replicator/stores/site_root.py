@@ -3,7 +3,8 @@
     SITE/.mirrorfs/       0700
       site                JSON: format, volume UUID, name of the site
       lock                the lease (lease.py)
-      stage/              objects being made; emptied when the site is opened
+      stage/              objects being made; emptied when the site is opened, but for large files
+                          that are not finished (unfinished.py)
       limbo/  kept/       living objects without a place; what was removed or replaced, by day
       state and others    files of the caller
 
@@ -29,6 +30,7 @@ from replicator.stores.base import (
     SiteRefusedError,
 )
 from replicator.stores.lease import Lease
+from replicator.stores.unfinished import PREFIX
 
 FORMAT = 1
 _DAEMON = "trusted.mirrorfs.daemon"  # an attribute that only the root of a mirrorfs mount has
@@ -82,7 +84,7 @@ class SiteRoot:
                 _opened(_subdirectory(reserved, part), opened)
                 for part in (b"stage", b"limbo", b"kept")
             )
-            _empty(stage)
+            _empty(stage, spare=PREFIX)
             _refuse_markless(stage)
             wanted = SiteFile(FORMAT, str(uuid.UUID(bytes=volume)), name)
             if known != wanted:
@@ -241,8 +243,10 @@ def _subdirectory(parent: int, name: bytes) -> int:
     return fd
 
 
-def _empty(directory: int) -> None:
+def _empty(directory: int, spare: bytes | None = None) -> None:
     for name in os.listdir(directory):
+        if spare is not None and os.fsencode(name).startswith(spare):
+            continue  # see unfinished.py
         try:
             os.unlink(name, dir_fd=directory)
         except IsADirectoryError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from random import Random
@@ -18,7 +18,7 @@ from replicator.observer import Observer, Unobserved
 from replicator.patterns import Wanted
 from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.staging import Copying
-from replicator.stores.base import SiteStore, StoreError
+from replicator.stores.base import MarkFlag, SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError
@@ -26,7 +26,7 @@ from replicator.view import SourceTree
 from tests.support.model_tree import ModelTree, Thing
 
 WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
-MUTATIONS = ("commit", "move", "exchange", "link", "remove", "keep")
+MUTATIONS = ("commit", "extend", "move", "exchange", "link", "remove", "keep")
 
 
 class CrashError(Exception):
@@ -43,18 +43,22 @@ class WatchedStore:
         self.fail_in = -1
         self.errno = errno.EIO
 
+    def upset(self) -> None:
+        """Crash or fail, if it is time."""
+        if self.crash_in == 0:
+            raise CrashError
+        if self.fail_in == 0:
+            raise StoreError.of("the disk", self.errno)
+        self.crash_in -= 1
+        self.fail_in -= 1
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
         if name not in MUTATIONS and name not in WRITES:
             return method
 
         def watched(*args: Any, **options: Any) -> Any:
-            if self.crash_in == 0:
-                raise CrashError
-            if self.fail_in == 0:
-                raise StoreError.of("the disk", self.errno)
-            self.crash_in -= 1
-            self.fail_in -= 1
+            self.upset()
             result = method(*args, **options)
             if name in MUTATIONS:
                 self.after()
@@ -82,6 +86,18 @@ class FakeWorkers:
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.done)
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        for part in self.random.sample(parts, len(parts)):
+            part()
+
+    def allow(self, count: int, go_on: Callable[[], None] | None) -> int:
+        if go_on is not None:
+            go_on()
+        return count
+
+    def idle(self, size: int) -> bool:
+        return True
 
     def begin(self, copying: Copying, run: Callable[[Copying], None]) -> None:
         self.waiting.append((copying, run))
@@ -113,7 +129,8 @@ class FakeWorkers:
 class Mirror:
     """One site of a model tree, driven step by step.
 
-    `inline_bytes`: see the engine; by default no workers are used.
+    `inline_bytes`: see the engine; by default no workers are used. `grows`: writes may append, and
+    copies go on where they, or the site's file, ended.
     """
 
     def __init__(
@@ -124,7 +141,9 @@ class Mirror:
         commit_order: CommitOrder = CommitOrder.DIRECTORY,
         observer: Observer | None = None,
         wanted: Wanted | None = None,
+        grows: bool = False,
     ) -> None:
+        self.grows = grows
         self.random = random
         self.observer = observer or Unobserved()
         self.inline_bytes = inline_bytes
@@ -132,6 +151,11 @@ class Mirror:
         self.tree = ModelTree()
         self.wanted = wanted or Wanted()
         self.store = WatchedStore(MemoryStore(), self.check)
+        if grows:
+            self.tree.appends = lambda: random.random() < 0.8
+            self.tree.width = 9
+            self.store.inner.extent_bytes = random.choice([1, 4])
+            self.store.inner.between = self.store.upset
         self.shown: dict[Place, int] = {}
         self.present: set[ObjectId] = set()
         self.standing: dict[Place, ObjectId] = {}
@@ -165,6 +189,7 @@ class Mirror:
             workers=self.workers,
             copies_max=4,
             inline_bytes=self.inline_bytes,
+            grown_bytes_min=1 if self.grows else 1 << 20,
             commit_order=self.commit_order,
             observer=self.observer,
             anew=anew,
@@ -302,6 +327,9 @@ class Mirror:
             asked = seen[place] == 1 and not self.may_go_back
             since = self.shown.get(place, 0) if asked else 0
             at = self.tree.had(place, thing.id, content, since)
+            if at is None and MarkFlag.CONTENT not in node.mark.flags:
+                # it was being appended to
+                at = self.tree.had(place, thing.id, content, since, begun=True)
             assert at is not None, (
                 f"{place} shows {thing.id.hex()} {content!r}, which was never there since {since}"
             )

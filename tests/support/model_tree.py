@@ -8,7 +8,7 @@ never had.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,7 +31,7 @@ from mirrorfs.journal.record import (
 from mirrorfs.journal.segment import Incarnation
 from mirrorfs.marks import Marks
 from replicator.schedule import Incarnations
-from replicator.stores.base import Attributes
+from replicator.stores.base import Attributes, Version
 from replicator.view import SourceStat
 
 EXCHANGE = 2
@@ -68,6 +68,7 @@ class ModelContent:
     """The content of a file, as `Content`."""
 
     def __init__(self, data: bytes) -> None:
+        self.version: Version | None = None
         self._data = data
 
     def fileno(self) -> int:
@@ -76,7 +77,11 @@ class ModelContent:
     def read(self) -> bytes:
         return self._data
 
-    def check(self) -> None: ...
+    def check(self, count: int) -> int:
+        return count
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        raise AssertionError("the model is read at once")
 
 
 class ModelObject:
@@ -134,7 +139,8 @@ class ModelObject:
 
 
 class ModelTree:
-    """The source. `meanwhile` is called in the middle of looking: tests change things there."""
+    """The source. `meanwhile` is called in the middle of looking: tests change things there.
+    `appends`: whether the next write appends; else it replaces all by `width` digits or more."""
 
     def __init__(self) -> None:
         self.clock = 1
@@ -148,6 +154,8 @@ class ModelTree:
         self.root_thing = self._make(stat.S_IFDIR | 0o755)
         self.marks: Marks | None = None
         self.meanwhile: Callable[[], None] = lambda: None
+        self.width = 1
+        self.appends: Callable[[], bool] = lambda: False
 
     # journal -----------------------------------------------------------------------------------
 
@@ -274,7 +282,8 @@ class ModelTree:
         """A write(2) moves the times first, the content later."""
         self.end_write(thing)
         now = self._tick()
-        thing.coming = b"%d" % now
+        appends = thing.content and self.appends()
+        thing.coming = thing.content + b",%d" % now if appends else b"%0*d" % (self.width, now)
         thing.changed = thing.mtime = now
         thing.dirty = True
         if self.marks is not None and thing.places:
@@ -391,10 +400,11 @@ class ModelTree:
 
     # what it was -------------------------------------------------------------------------------
 
-    def had(self, place: Place, identity: ObjectId, content: bytes, since: int) -> int | None:
+    def had(
+        self, place: Place, identity: ObjectId, content: bytes, since: int, *, begun: bool = False
+    ) -> int | None:
         """The earliest moment from `since` on at which the object, with that content, stood there.
-
-        None: never.
+        `begun`: it may have had more than that. None: never.
         """
         standing = [*self.history.get(place, ()), (self.clock + 1, None)]
         contents = [*self.things[identity].contents, (self.clock + 1, b"")]
@@ -403,7 +413,8 @@ class ModelTree:
                 continue
             for (first, data), (last, _) in pairwise(contents):
                 start: int = max(begin, first, since)
-                if data == content and start < min(end, last):
+                fits = data.startswith(content) if begun else data == content
+                if fits and start < min(end, last):
                     return start
         return None
 

@@ -37,6 +37,22 @@ def xfs(where: Path) -> contextlib.AbstractContextManager[Path]:
 
 
 @contextlib.contextmanager
+def btrfs_with_quota(where: Path, bytes_max: int) -> Iterator[Path]:
+    """A directory of a btrfs that may hold so many bytes: more is EDQUOT, for root as well."""
+    with _loop(where, 160 << 20, ["mkfs.btrfs", "-q"]) as mounted:
+        subvolume = mounted / "site"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", subvolume], check=True)
+        subprocess.run(["btrfs", "quota", "enable", mounted], check=True)
+        limit_quota(subvolume, bytes_max)
+        yield subvolume
+
+
+def limit_quota(subvolume: Path, bytes_max: int) -> None:
+    """Another limit."""
+    subprocess.run(["btrfs", "qgroup", "limit", str(bytes_max), subvolume], check=True)
+
+
+@contextlib.contextmanager
 def _loop(where: Path, size_bytes: int, make: list[str]) -> Iterator[Path]:
     image = where.with_suffix(".image")
     with image.open("wb") as file:

@@ -7,14 +7,21 @@ import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from mirrorfs.journal.record import ObjectId, SequenceNumber, Tag
-from replicator.stores.base import Attributes, Directory, Mark, SiteStore, StoreError
+from replicator.stores.base import (
+    Attributes,
+    Directory,
+    Mark,
+    SiteStore,
+    StoreError,
+    Version,
+)
 from replicator.stores.directory import DirectoryStore
 from replicator.stores.memory import MemoryStore, Node
 from replicator.stores.site_root import SiteRoot
@@ -27,7 +34,8 @@ _numbers = itertools.count(1)
 class Bytes:
     """base.Content of bytes: a memory file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, version: Version | None = None) -> None:
+        self.version = version
         self._data = data
         self._fd = os.memfd_create("content")
         os.write(self._fd, data)
@@ -36,8 +44,14 @@ class Bytes:
         """See base.Content."""
         return self._fd
 
-    def check(self) -> None:
+    def check(self, count: int) -> int:
         """See base.Content."""
+        return count
+
+    def share(self, parts: Sequence[Callable[[], None]]) -> None:
+        """See base.Content."""
+        for part in parts:
+            part()
 
     def read(self) -> bytes:
         """See base.Content."""
@@ -106,8 +120,8 @@ class MemoryBench:
 class _TidyStore(DirectoryStore):
     """A DirectoryStore that closes at its end what a test left open."""
 
-    def __init__(self, site: SiteRoot) -> None:
-        super().__init__(site)
+    def __init__(self, site: SiteRoot, boot: bytes) -> None:
+        super().__init__(site, boot)
         self._left: set[Directory] = set()
 
     def open_directory(self, directory: Directory, name: bytes) -> Directory | None:

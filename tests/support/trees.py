@@ -53,10 +53,15 @@ _TYPES = {
 }
 
 
-def snapshot(path: str | bytes | os.PathLike[str]) -> Tree:
-    """Everything at and below `path`, by relative path; the root itself is `.`."""
+def snapshot(path: str | bytes | os.PathLike[str], *, sockets: bool = True) -> Tree:
+    """Everything at and below `path`, by relative path; the root itself is `.`. `sockets`: those,
+    too; sites have none."""
     root = os.fsencode(path)
-    found = dict(_walk(root, b""))
+    found = {
+        name: status
+        for name, status in _walk(root, b"")
+        if sockets or not stat.S_ISSOCK(status.st_mode)
+    }
     groups: dict[tuple[int, int], list[bytes]] = defaultdict(list)
     for name, status in found.items():
         if not stat.S_ISDIR(status.st_mode):

@@ -57,6 +57,48 @@ def test_what_a_site_may_have(tmp_path: Path) -> None:
     assert (site.deadline, site.read_back) == (60, True)
 
 
+DEADLINES = """
+[[site.deadlines]]
+path = "products/**"
+seconds = 30
+[[site.deadlines]]
+path = "*.grib"
+seconds = 60
+"""
+
+
+def test_a_deadline_for_each_path(tmp_path: Path) -> None:
+    (site,) = load(write(tmp_path, VOLUME + SITE + "deadline = 5\n" + DEADLINES), None, []).sites
+    paths = [b"products/a.grib", b"a/b.grib", b"a/products", b""]
+    assert [site.deadline_of(path) for path in paths] == [30, 60, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ('"100MB/s"', 100_000_000),
+        ('"95.5 MiB/s"', 100_139_008),
+        ('"1kB/s"', 1000),
+        ('"1KiB/s"', 1024),
+        ('"2500B/s"', 2500),
+        ('"1TB/s"', 10**12),
+        ('"0"', 0),
+        ("0", 0),
+    ],
+)
+def test_bandwidth(tmp_path: Path, text: str, rate: int) -> None:
+    (site,) = load(write(tmp_path, VOLUME + SITE + f"bandwidth = {text}\n"), None, []).sites
+    assert site.bandwidth == rate
+
+
+@pytest.mark.parametrize(
+    "text", ['"10MB"', "5", '"0B/s"', '"2TiB/s"', "false", '""', "[]", '"-1B/s"']
+)
+def test_wrong_bandwidth(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"site\[1\].bandwidth: .*: 1kB/s to 1TB/s, as in"):
+        load(write(tmp_path, VOLUME + SITE + f"bandwidth = {text}\n"), None, [])
+
+
 def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = load(None, "journal", ["a=/mnt/a", "b=file:///mnt/b=c%20d"])
@@ -204,6 +246,34 @@ FILES = {
         r"site\[1\].commit_order: none: any, directory, journal is allowed",
     ),
     "deadline": (VOLUME + SITE + "deadline = 0\n", r"site\[1\].deadline: 0: 1 to 86400 is allowed"),
+    "deadlines": (
+        VOLUME + SITE + "deadlines = 5\n",
+        r"site\[1\].deadlines: tables \[\[site.deadlines\]\] are allowed",
+    ),
+    "deadlines key": (
+        VOLUME + SITE + DEADLINES + "x = 1\n",
+        r"site\[1\].deadlines\[2\].x: not known; allowed: path, seconds",
+    ),
+    "deadlines path": (
+        VOLUME + SITE + DEADLINES.replace("*.grib", "!a"),
+        r"site\[1\].deadlines\[2\].path: !a: a pattern as in .gitignore is allowed",
+    ),
+    "deadlines pattern": (
+        VOLUME + SITE + DEADLINES.replace("*.grib", "a/[z-a]"),
+        r"site\[1\].deadlines\[2\].path: a/\[z-a\]: a pattern",
+    ),
+    "deadlines no path": (
+        VOLUME + SITE + DEADLINES + "[[site.deadlines]]\nseconds = 1\n",
+        r"site\[1\].deadlines\[3\].path: missing: a pattern",
+    ),
+    "deadlines no seconds": (
+        VOLUME + SITE + DEADLINES + '[[site.deadlines]]\npath = "a"\n',
+        r"site\[1\].deadlines\[3\].seconds: missing",
+    ),
+    "deadlines seconds": (
+        VOLUME + SITE + DEADLINES.replace("60", "0"),
+        r"site\[1\].deadlines\[2\].seconds: 0: 1 to 86400 is allowed",
+    ),
     "verify writes": (
         VOLUME + SITE + "verify_writes = true\n",
         r"site\[1\].verify_writes: True: off, read-back is allowed",

@@ -98,10 +98,10 @@ def test_what_waits_and_is_not_first_is_not_ready_when_it_goes_on() -> None:
 
 
 def test_small_files_and_late_ones_do_not_wait_for_large_ones() -> None:
-    queue: CopyQueue[str] = CopyQueue(workers=4, deadline_ns=100)
+    queue: CopyQueue[str] = CopyQueue(workers=4)
     for number in range(4):
-        queue.add(f"large {number}", SMALL_BYTES + 1, number)
-    queue.add("small", SMALL_BYTES, 50)
+        queue.add(f"large {number}", SMALL_BYTES + 1, number, 100)
+    queue.add("small", SMALL_BYTES, 50, 100)
     assert len(queue) == 5
     assert [queue.take(60) for _ in range(4)] == [
         ("large 0", True),
@@ -111,22 +111,47 @@ def test_small_files_and_late_ones_do_not_wait_for_large_ones() -> None:
     ]
     assert queue.take(60) is None  # the last worker is kept for small ones
     assert queue.take(103) == ("large 3", False)  # and for those that are late
-    queue.add("large 4", SMALL_BYTES + 1, 200)
+    queue.add("large 4", SMALL_BYTES + 1, 200, 100)
     assert queue.take(200) is None
     queue.done(False)
     assert queue.take(200) is None
     queue.done(True)
     assert queue.take(200) == ("large 4", True)
-    queue.add("large 5", SMALL_BYTES + 1, 400)
-    queue.add("older", 1, 300)
+    queue.add("large 5", SMALL_BYTES + 1, 400, 100)
+    queue.add("older", 1, 300, 100)
     queue.done(True)
     assert queue.take(400) == ("older", False)
     assert queue.take(400) == ("large 5", True)
 
 
+def test_what_is_late_goes_first_each_by_its_own_deadline() -> None:
+    queue: CopyQueue[str] = CopyQueue(workers=2)
+    queue.add("old", 1, 0, 1000)
+    queue.add("old and large", SMALL_BYTES + 1, 1, 1000)
+    queue.add("urgent", SMALL_BYTES + 1, 50, 10)
+    queue.add("more urgent", 1, 51, 5)
+    assert len(queue) == 4
+    assert queue.take(57) == ("more urgent", False)
+    assert queue.take(57) == ("old", False)
+    assert queue.take(61) == ("urgent", True)
+    assert queue.take(61) is None
+    assert queue.take(1001) == ("old and large", False)
+    assert len(queue) == 0
+    assert queue.take(9999) is None
+
+
+def test_who_helps_takes_a_place_of_the_large_files() -> None:
+    queue: CopyQueue[str] = CopyQueue(workers=3)
+    assert [queue.lend(), queue.lend(), queue.lend()] == [True, True, False]
+    queue.add("large", SMALL_BYTES + 1, 1, 100)
+    assert queue.take(2) is None
+    queue.done(True)
+    assert queue.take(2) == ("large", True)
+
+
 def test_one_worker_copies_everything() -> None:
-    queue: CopyQueue[str] = CopyQueue(workers=1, deadline_ns=100)
-    queue.add("large", SMALL_BYTES + 1, 1)
+    queue: CopyQueue[str] = CopyQueue(workers=1)
+    queue.add("large", SMALL_BYTES + 1, 1, 100)
     assert queue.take(2) == ("large", True)
 
 

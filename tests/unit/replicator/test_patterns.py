@@ -20,6 +20,9 @@ from replicator.patterns import Patterns, Wanted
         (["# x", "", "x"], b"x", False, "x"),
         (["\u00e4*"], "\u00e4x".encode(), False, "\u00e4*"),
         (["?x"], b"\xffx", False, "?x"),
+        (["*.log"], b"a/new\nline.log", False, "*.log"),
+        ([], b"a", False, None),
+        (["*"], b"", False, None),
     ],
 )
 def test_patterns_are_those_of_gitignore(
@@ -28,9 +31,10 @@ def test_patterns_are_those_of_gitignore(
     assert Patterns(lines).which(path, directory=directory) == fits
 
 
-def test_a_pattern_that_is_none() -> None:
-    with pytest.raises(ValueError, match=r"."):
-        Patterns(["!"])
+@pytest.mark.parametrize("line", ["!", "a/[z-a]"])
+def test_a_pattern_that_is_none(line: str) -> None:
+    with pytest.raises(ValueError, match=r"!|z-a"):
+        Patterns([line])
 
 
 def test_without_patterns_all_is_wanted() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from random import Random
 
 import pytest
@@ -33,13 +34,15 @@ def run(
     compares: bool = False,
     workers: bool = False,
     filters: bool = False,
+    grows: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
-    move on workers, many at a time, and arrive in any order. `filters`: the site has a part only.
+    move on workers, many at a time, and arrive in any order. `grows`: files are appended to, and
+    copies go on where they ended. `filters`: the site has a part only.
     """
     random = Random(seed)
     mirror = Mirror(
@@ -47,12 +50,13 @@ def run(
         inline_bytes=-1 if workers else 1 << 20,
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
         wanted=some_wanted(random) if filters else None,
+        grows=grows,
     )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
-        change_at_random(mirror.tree, random, names)
+        change_one(mirror, random, names)
 
     if initial:
         for _ in range(random.randint(0, 40)):
@@ -82,6 +86,19 @@ def run(
         want_other(mirror, random, filters=filters)
     mirror.drain()
     return mirror
+
+
+def change_one(mirror: Mirror, random: Random, names: list[bytes]) -> None:
+    """A change of anything, or, if the mirror is one of what grows, more often of content."""
+    tree = mirror.tree
+    files = [thing for thing in tree.things.values() if thing.places and stat.S_ISREG(thing.mode)]
+    if not (mirror.grows and files and random.random() < 0.6):
+        change_at_random(tree, random, names)
+        return
+    thing = random.choice(files)
+    getattr(tree, random.choice(["begin_write", "write", "write", "flush"]))(thing)
+    if random.random() < 0.7:
+        tree.flush(thing)
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
@@ -124,10 +141,11 @@ def ask(mirror: Mirror, random: Random, *, compares: bool) -> None:
 
 def upset(mirror: Mirror, random: Random, *, crashes: bool, faults: bool) -> None:
     """Let one of the next calls of the store be the last, or fail, or neither."""
-    if crashes and random.random() < 0.1:
-        mirror.store.crash_in = random.randint(0, 6)
-    if faults and random.random() < 0.2:
-        mirror.store.fail_in = random.randint(0, 6)
+    often, calls = (0.5, 20) if mirror.grows else (0.1, 6)
+    if crashes and random.random() < often:
+        mirror.store.crash_in = random.randint(0, calls)
+    if faults and random.random() < max(often, 0.2):
+        mirror.store.fail_in = random.randint(0, calls)
         mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
 
 
@@ -255,5 +273,23 @@ def test_a_site_that_has_a_part_has_just_that(block: int, upset: str) -> None:
             compares=not seed % 3,
             workers=not seed % 4,
             filters=True,
+        )
+        assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("workers", [False, True], ids=["", "workers"])
+@pytest.mark.parametrize("block", range(4))
+def test_what_goes_on_where_it_ended_is_never_torn(block: int, workers: bool) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=bool(seed % 4),
+            tails=not seed % 3,
+            faults=bool(seed % 2),
+            initial=not seed % 5,
+            cuts=not seed % 7,
+            compares=not seed % 6,
+            workers=workers,
+            grows=True,
         )
         assert_equal(mirror, seed)

@@ -30,7 +30,7 @@ def copying(number: int) -> Copying:
 
 def test_so_many_at_once_and_no_more() -> None:
     woken = threading.Semaphore(0)
-    workers = Threads(3, 300.0, lambda: woken.release())
+    workers = Threads(3, 0, lambda: woken.release())
     together, go = threading.Barrier(4), threading.Event()
     most, lock, now = [0], threading.Lock(), [0]
 
@@ -70,7 +70,7 @@ def landed(workers: Threads) -> list[Copying]:
 
 
 def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
-    workers = Threads(1, 300.0, lambda: None)
+    workers = Threads(1, 0, lambda: None)
 
     def run(_: Copying) -> None:
         raise ZeroDivisionError
@@ -82,7 +82,7 @@ def test_what_goes_wrong_in_a_worker_is_not_lost() -> None:
 
 
 def test_close_waits_for_what_is_being_copied_and_begins_nothing() -> None:
-    workers = Threads(1, 300.0, lambda: None)
+    workers = Threads(1, 0, lambda: None)
     begun, go, done = threading.Event(), threading.Event(), []
 
     def run(each: Copying) -> None:
@@ -113,10 +113,10 @@ def files(path: Path, source: bytes, stage: bytes) -> tuple[int, int]:
 
 def test_what_is_read_back_is_compared(tmp_path: Path) -> None:
     source, stage = files(tmp_path, b"content", b"content")
-    read_back(source, stage, lambda: None)
+    read_back(source, stage)
     os.pwrite(stage, b"C", 0)
     with pytest.raises(OSError, match="read back"):
-        read_back(source, stage, lambda: None)
+        read_back(source, stage)
     for fd in (source, stage):
         os.close(fd)
 
@@ -124,9 +124,10 @@ def test_what_is_read_back_is_compared(tmp_path: Path) -> None:
 def test_a_source_that_changes_meanwhile_proves_nothing(tmp_path: Path) -> None:
     source, stage = files(tmp_path, b"content", b"older")
 
-    def change() -> None:
+    def change(count: int) -> int:
         os.pwrite(source, b"C", 0)
         os.utime(source, ns=(1, 1))
+        return count
 
     with pytest.raises(SourceChangedError):
         read_back(source, stage, change)
@@ -138,11 +139,118 @@ def test_a_source_that_changes_meanwhile_proves_nothing(tmp_path: Path) -> None:
 def test_a_copy_ends_when_nobody_waits_for_it(tmp_path: Path, size: int) -> None:
     source, stage = files(tmp_path, b"x" * size, b"")
 
-    def give_up() -> None:
+    def give_up(_: int) -> int:
         raise SourceChangedError
 
-    end: Callable[[], None] = give_up
     with pytest.raises(SourceChangedError):
-        copy_content(source, stage, end)
+        copy_content(source, stage, give_up)
     for fd in (source, stage):
         os.close(fd)
+
+
+def parts_of(barrier: threading.Barrier, count: int) -> list[Callable[[], None]]:
+    return [lambda: void(barrier.wait(PATIENCE_SECONDS)) for _ in range(count)]
+
+
+def void(_: object) -> None: ...
+
+
+def test_who_has_nothing_to_do_helps_with_a_large_file() -> None:
+    workers = Threads(4, 0, lambda: None)
+    barrier = threading.Barrier(3)  # nobody passes it alone: a quarter of four is for small files
+    done = []
+
+    def run(each: Copying) -> None:
+        workers.share(parts_of(barrier, 6))
+        done.append(each.size)
+
+    workers.begin(copying(5 << 20), run)
+    workers.wait()
+    assert done == [5 << 20]
+    workers.close()
+    assert workers.busy == 0
+
+
+def test_small_files_do_not_wait_for_those_who_help() -> None:
+    workers = Threads(4, 0, lambda: None)
+    began, go = threading.Barrier(4), threading.Event()
+    order = []
+
+    def part() -> None:
+        began.wait(PATIENCE_SECONDS)
+        go.wait(PATIENCE_SECONDS)
+
+    def run(each: Copying) -> None:
+        if each.size > 10:
+            workers.share([part] * 3)
+        order.append(each.size)
+
+    workers.begin(copying(5 << 20), run)
+    began.wait(PATIENCE_SECONDS)
+    workers.begin(copying(7), run)
+    workers.wait()
+    assert order == [7]
+    go.set()
+    while len(order) < 2:
+        workers.wait()
+        workers.landed()
+    workers.close()
+
+
+def test_a_part_that_fails_ends_the_others_and_is_told() -> None:
+    workers = Threads(2, 0, lambda: None)
+    made = []
+
+    def fail() -> None:
+        raise SourceChangedError("one part")
+
+    with pytest.raises(SourceChangedError, match="one part"):
+        workers.share([fail, *([lambda: made.append(1)] * 100)])
+    assert len(made) < 100
+    workers.share([])
+    workers.close()
+
+
+def test_bandwidth_is_shared_and_nobody_waits_for_it_who_decides() -> None:
+    workers = Threads(2, 1 << 20, lambda: None)
+    assert workers.idle(1 << 20)
+    assert workers.allow(5 << 20, None) == 5 << 20
+    assert not workers.idle(1)
+    looks = []
+
+    def go_on() -> None:
+        looks.append(1)
+        if len(looks) > 2:
+            raise SourceChangedError("nobody waits")
+
+    with pytest.raises(SourceChangedError):  # it would be four seconds
+        workers.allow(1, go_on)
+    workers.close()
+    with pytest.raises(SourceChangedError, match="closed"):
+        workers.allow(1, lambda: None)
+
+
+def test_without_a_limit_nobody_waits() -> None:
+    workers = Threads(1, 0, lambda: None)
+    assert workers.idle(1 << 40)
+    assert workers.allow(1 << 40, lambda: None) == 1 << 40
+    workers.close()
+
+
+def test_the_end_does_not_wait_for_bandwidth() -> None:
+    workers = Threads(1, 1000, lambda: None)
+    began = threading.Event()
+    errors: list[Exception] = []
+
+    def run(each: Copying) -> None:
+        workers.allow(10**9, None)  # a million seconds
+        began.set()
+        try:
+            workers.allow(1, lambda: None)
+        except SourceChangedError as error:
+            errors.append(error)
+
+    workers.begin(copying(1), run)
+    assert began.wait(PATIENCE_SECONDS)
+    workers.close()
+    assert len(errors) == 1
