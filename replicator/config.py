@@ -17,9 +17,12 @@ from typing import Any, Final
 from replicator.commit_order import CommitOrder
 
 WORKERS_MAX: Final = 1024
-SITE_KEYS: Final = ("name", "url", "workers", "commit_order", "deadline", "verify_writes")
+SITE_KEYS: Final = (
+    *("name", "url", "workers", "commit_order", "deadline", "verify_writes", "deletes_max"),
+)
 VERIFY_WRITES: Final = ("off", "read-back")
 DEADLINE_MAX: Final = 86_400
+DELETES_MAX: Final = 1_000_000_000
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
@@ -59,6 +62,8 @@ class SiteSettings:
         commit_order: in which order changes become visible.
         deadline: seconds after which a file that waits to be copied goes before small ones.
         read_back: what was written is read again, and compared.
+        deletes_max: so many objects may be removed in an hour, then an operator is asked; 0: any
+            number.
     """
 
     name: str
@@ -68,6 +73,7 @@ class SiteSettings:
     commit_order: CommitOrder = CommitOrder.DIRECTORY
     deadline: int = 300
     read_back: bool = False
+    deletes_max: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,15 +238,22 @@ def _site_of_table(file: str, number: int, table: dict[str, Any]) -> SiteSetting
         commit_order=CommitOrder(_word(file, where, table, "commit_order", "directory", orders)),
         deadline=_number(file, where, table, "deadline", site.deadline, DEADLINE_MAX),
         read_back=_word(file, where, table, "verify_writes", "off", VERIFY_WRITES) == "read-back",
+        deletes_max=_number(file, where, table, "deletes_max", 0, DELETES_MAX, least=0),
     )
 
 
 def _number(
-    file: str, where: str, table: dict[str, Any], key: str, default: int, maximum: int
+    file: str,
+    where: str,
+    table: dict[str, Any],
+    key: str,
+    default: int,
+    maximum: int,
+    least: int = 1,
 ) -> int:
     value = table.get(key, default)
-    if type(value) is not int or not 1 <= value <= maximum:
-        raise _wrong(file, f"{where}.{key}", f"{value}: 1 to {maximum} is allowed")
+    if type(value) is not int or not least <= value <= maximum:
+        raise _wrong(file, f"{where}.{key}", f"{value}: {least} to {maximum} is allowed")
     return value
 
 

@@ -75,6 +75,8 @@ def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     _open_all(drivers)
     trio.run(_run, drivers, ready)
     halted = [driver.failure for driver in drivers if driver.failure is not None]
+    if any(driver.lost for driver in drivers):
+        return 66
     return exit_code(halted[0]) if len(halted) == len(drivers) else 0
 
 
@@ -201,7 +203,11 @@ async def _obey_signals(
 async def _report(drivers: Sequence[SiteDriver]) -> None:
     while True:
         for driver in drivers:
-            driver.report()
+            try:
+                driver.look()
+                driver.report()
+            except Exception:  # noqa: BLE001 - the sites are more important
+                _log.exception("%s: no report", driver.settings.name)
         await trio.sleep(_REPORT_SECONDS)
 
 
@@ -213,7 +219,7 @@ async def _renew(driver: SiteDriver) -> None:
         if driver.phase in (Phase.HALTED, Phase.STOPPED):
             return
         try:
-            await trio.to_thread.run_sync(driver.renew, limiter=limiter)
+            await trio.to_thread.run_sync(driver.renew, limiter=limiter, abandon_on_cancel=True)
         except SiteRefusedError as error:
             driver.halt(error)
         except StoreError as error:

@@ -22,21 +22,32 @@ import trio
 
 from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
-from mirrorfs.journal.record import Record, SequenceNumber, Tag
+from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
+from replicator import watching
 from replicator.config import SiteSettings
-from replicator.cursor import attach_site, read_log, tell_cursor, went_back, write_report
+from replicator.cursor import (
+    attach_site,
+    incarnations_of,
+    read_log,
+    tell_cursor,
+    under_way_path,
+    went_back,
+    write_report,
+)
 from replicator.engine import Engine
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
-from replicator.schedule import Incarnations
+from replicator.progress import Progress
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.surroundings import Surroundings, TroubleError
+from replicator.under_way import CutOffError, InternalError, UnderWay
 from replicator.view import SourceError, SourceRefusedError
+from replicator.wording import span
 from replicator.workers import Threads
 
 _Result = TypeVar("_Result")
@@ -60,8 +71,11 @@ REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, R
 """What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
 cursor does not help.)"""
 
+_TROUBLE = (TroubleError, StoreError, SourceError, ControlError, OSError)
+"""What may be over by itself."""
 
-class StopNowError(Exception):
+
+class StopNowError(CutOffError):
     """The operator does not want to wait for the end of what is being done."""
 
 
@@ -71,6 +85,7 @@ class SiteDriver:
     Attributes:
         phase, reason: what it is doing, and why, for people.
         failure: what halted it.
+        lost: it did not answer, and was left as it is at a stop.
     """
 
     def __init__(self, settings: SiteSettings, journal: str, *, adopt: bool = False) -> None:
@@ -79,6 +94,7 @@ class SiteDriver:
         self.phase = Phase.STARTING
         self.reason = ""
         self.failure: Exception | None = None
+        self.lost = False
         self._adopt = adopt
         self._phase_ns = self._started_ns = time.time_ns()
         self._head = SequenceNumber(0)
@@ -86,7 +102,12 @@ class SiteDriver:
         self._source: Source | None = None
         self._store: DirectoryStore | None = None
         self._workers: Threads | None = None
+        self._under_way: UnderWay | None = None
         self._limiter = trio.CapacityLimiter(1)
+        self._scope = trio.CancelScope()
+        self._progress = Progress()
+        self._inside = False
+        self._stop_since = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
         self._engine: Engine | None = None
         self._seen: SiteReport | None = None
@@ -121,6 +142,7 @@ class SiteDriver:
             source=source.root_fd,
             read_back=self.settings.read_back,
         )
+        self._under_way = UnderWay(under_way_path(self.journal, name))
         self._workers = Threads(self.settings.workers, self.settings.deadline, self._landed)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         world = Surroundings(
@@ -136,8 +158,10 @@ class SiteDriver:
             workers=self._workers,
             copies_max=2 * self.settings.workers,
             commit_order=self.settings.commit_order,
+            under_way=self._under_way,
+            deletes_max=self.settings.deletes_max,
         )
-        self._engine = Engine(source, store, state, _incarnations(reader), world)
+        self._engine = Engine(source, store, state, incarnations_of(reader), world)
         self._times.clear()
         reader.seek(SequenceNumber(state.working + 1))
         self._save(self._engine)
@@ -147,19 +171,29 @@ class SiteDriver:
         """Give everything back. Blocks."""
         if self._engine is not None:
             self._engine.step.staging.abandon()
-        for each in (self._workers, self._store, self._source, self._reader):
+        opened = (self._workers, self._under_way, self._store, self._source, self._reader)
+        for each in opened:
             if each is not None:
                 each.close()
         self._store = self._source = self._reader = self._engine = self._workers = None
+        self._under_way = None
 
     def stop(self) -> None:
         """Drain and end; asked again: end at once."""
+        self._stop_since = self._stop_since or time.monotonic()
         self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
+        with self._scope:
+            await self._run()
+        if self._scope.cancelled_caught:
+            self._enter(Phase.STOPPED, f"left as it is: no progress at {watching.at(self._engine)}")
+        self.report()
+
+    async def _run(self) -> None:
         tries = 0
         self._token = trio.lowlevel.current_trio_token()
         if self.is_initial:
@@ -179,13 +213,21 @@ class SiteDriver:
                     continue
                 self.halt(error)
                 break
-            except (TroubleError, StoreError, SourceError, ControlError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - the other sites go on
                 tries += 1
-                await self._back_off(error, tries)
+                await self._back_off(self._expected(error), tries)
         await self._in_thread(self._save_and_close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
-        self.report()
+
+    def _expected(self, error: Exception) -> Exception:
+        """A mistake of ours must not end the other sites: this one begins anew from its state."""
+        if isinstance(error, _TROUBLE):
+            return error
+        told = InternalError(error)
+        if self.reason != str(told):
+            _log.error("%s: %s", self.settings.name, told, exc_info=error)
+        return told
 
     async def _reopen(self) -> None:
         await self._in_thread(self.open)
@@ -198,7 +240,7 @@ class SiteDriver:
             return False
         self._looked_again = True
         _log.warning("%s: %s", self.settings.name, error)
-        await trio.to_thread.run_sync(self.close)
+        await self._in_thread(self.close)
         return True
 
     async def _work(self) -> bool:
@@ -231,7 +273,12 @@ class SiteDriver:
 
     async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
         """Do what may block in a thread of this site's own."""
-        return await trio.to_thread.run_sync(act, limiter=self._limiter)
+        self._inside = True
+        try:
+            # abandoned only when nothing more is done here
+            return await trio.to_thread.run_sync(act, limiter=self._limiter, abandon_on_cancel=True)
+        finally:
+            self._inside = False
 
     def _landed(self) -> None:
         """Bytes have arrived. Called by workers."""
@@ -258,12 +305,13 @@ class SiteDriver:
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
         reason = f"waiting for space: {error}" if no_space else str(error)
-        if self.reason != reason:
+        if self.reason != reason and not isinstance(error, InternalError):
             _log.warning("%s: %s", self.settings.name, reason)
         self._enter(Phase.BACKING_OFF, reason)
+        mistaken = isinstance(error, InternalError)
         unsynced = isinstance(error, UnsyncedError) or isinstance(error.__cause__, UnsyncedError)
         self._unsynced = self._unsynced or unsynced
-        if unsynced or (not no_space and tries % _REOPEN_AFTER == 0):
+        if unsynced or mistaken or (not no_space and tries % _REOPEN_AFTER == 0):
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
@@ -277,6 +325,21 @@ class SiteDriver:
     def is_initial(self) -> bool:
         """Whether the initial copy is still to be made."""
         return self._engine is not None and self._engine.state.initial
+
+    def look(self) -> None:
+        """Called every second, whatever the site is at: is it stalled, and will it stop?"""
+        progress, name, now = self._progress, self.settings.name, time.monotonic()
+        watching.look(progress, self._engine, now, inside=self._inside)
+        at = watching.at(self._engine)
+        if progress.stalled and Phase.STALLED in TRANSITIONS[self.phase]:
+            if self.phase is not Phase.STALLED:
+                _log.warning("%s: stalled: no progress at %s", name, at)
+            self._enter(Phase.STALLED, f"no progress for {span(progress.seconds)} at {at}")
+        stopping = now - self._stop_since if self._stopping else 0.0
+        if progress.is_lost(stopping, at_once=self._stop_now) and not self.lost:
+            self.lost = True
+            _log.error("%s: it does not stop: left as it is, at %s", name, at)
+            self._scope.cancel()
 
     def halt(self, error: Exception) -> None:
         """Give up: only an operator can mend it."""
@@ -346,11 +409,11 @@ class SiteDriver:
             return 0
         self._look_for_head()  # also tells of a new incarnation
         if reader.tag_of(records[-1].sequence) != engine.plan.known_tag:
-            engine.set_incarnations(_incarnations(reader))
+            engine.set_incarnations(incarnations_of(reader))
             gone = went_back(reader, engine.state)
             if gone is not None:
                 raise RecordsGoneError(f"{self.journal}: {gone}")
-        engine.feed((record, _tag(reader, record)) for record in records)
+        engine.feed((record, reader.tag_of(record.sequence)) for record in records)
         self._times.extend((record.sequence, record.time_ns) for record in records)
         return len(records)
 
@@ -376,6 +439,8 @@ class SiteDriver:
                 self._save(self._engine, stopped=True)
             except (StoreError, SourceError) as error:
                 _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
+            except Exception:  # noqa: BLE001
+                _log.exception("%s: the cursor could not be saved", self.settings.name)
             self._look(self._engine)
         self.close()
 
@@ -431,12 +496,3 @@ class SiteDriver:
             counters=counters,
             state=engine.state,
         )
-
-
-def _tag(reader: JournalReader, record: Record) -> Tag:
-    return reader.tag_of(record.sequence)
-
-
-def _incarnations(reader: JournalReader) -> Incarnations:
-    known = reader.incarnations()
-    return Incarnations(known[:-1], known[-1].tag)

@@ -8,6 +8,7 @@ the site; where the copy goes is decided in `step`.
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,9 @@ from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator.held import AheadError
 from replicator.moves import Bench
 from replicator.planner import Item
-from replicator.stores.base import Content, Mark, MarkFlag, SiteStore, Staged, StoreError
-from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
+from replicator.stores.base import Content, Mark, MarkFlag, SiteStore, Staged
+from replicator.under_way import CutOffError
+from replicator.view import SourceChangedError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
@@ -31,7 +33,7 @@ _TRY_AGAIN = 200
 _HOT = "hot: it changes while it is read"
 
 
-class CopyingError(Exception):
+class CopyingError(CutOffError):
     """The bytes of an object are being copied: the step is to be done again when they are there.
 
     Attributes:
@@ -52,6 +54,7 @@ class Copying:
         known: the newest record taken in before it was read.
         settled_ctime_ns: its change time if records account for it (see Hints).
         wanted: by these steps; by none: the copy is given up.
+        looks: how often it was looked whether to go on: bytes move.
         landed: it has ended, with `staged`, `stat` and `mark` or with `error`.
     """
 
@@ -61,6 +64,7 @@ class Copying:
     known: tuple[Tag, SequenceNumber]
     settled_ctime_ns: int
     wanted: dict[Item | None, None] = field(default_factory=dict)
+    looks: int = 0
     landed: bool = False
     staged: Staged | None = None
     stat: SourceStat | None = None
@@ -83,6 +87,7 @@ class _Watched:
 
     def check(self) -> None:
         """See Content."""
+        self._copying.looks += 1
         if self._copying.cancelled:
             raise SourceChangedError("nobody waits for it any more")
 
@@ -203,6 +208,12 @@ class Staging:
         """Whether bytes are still to arrive."""
         return any(not each.landed for each in self._copying.values())
 
+    def moving(self) -> list[Copying]:
+        """The files whose bytes are still to arrive. Any thread may ask."""
+        with contextlib.suppress(RuntimeError):  # it changed meanwhile: whoever asks, asks again
+            return [each for each in self._copying.values() if not each.landed]
+        return []
+
     # for the step ------------------------------------------------------------------------------
 
     def stage(self, found: SourceObject, place: Place) -> Staged:
@@ -288,17 +299,22 @@ class Staging:
             return True
         return self._bench.incarnations.covers(copying.mark, hints.write)
 
+    @property
+    def _narrow(self) -> bool:
+        return self.narrow or self._bench.under_way.wary
+
     # copies under way --------------------------------------------------------------------------
 
     def prefetch(self, found: SourceObject) -> None:
         """A step whose turn has not come yet will need its bytes."""
-        if not self.narrow and found.id not in self._copying and not self._here(found):
+        if not self._narrow and found.id not in self._copying and not self._here(found):
             self._begin(found)
 
     def _begin(self, found: SourceObject) -> None:
         """Copy it, for the step being done; it may be begun a few times only."""
         owner = self.owner[0]
-        if self.narrow and self.under_way:
+        self._bench.under_way.check(found.id)
+        if self._narrow and self.under_way:
             self._crowd.append(owner)
             raise CopyingError(found.id)
         tries = self._tries[owner] = self._tries.get(owner, 0) + 1
@@ -320,9 +336,10 @@ class Staging:
 
     def _run(self, copying: Copying) -> None:
         """On a worker."""
+        if copying.cancelled:
+            return
+        slot = self._bench.under_way.copying(copying.object)
         try:
-            if copying.cancelled:
-                return
             found = self._bench.source.open(copying.object)
             if found is None:
                 raise SourceChangedError("it is gone")
@@ -331,8 +348,10 @@ class Staging:
                 copying.staged, copying.stat = copy_object(
                     source, store, found, copying, self._sleep, 1, self._saved
                 )
-        except (SourceChangedError, SourceError, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 - the step that needs the bytes raises it
             copying.error = error
+        finally:
+            self._bench.under_way.copied(copying.object, slot)
 
     def land(self) -> None:
         """Take in what has been copied."""

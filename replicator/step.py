@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
+from replicator.deletions import Deletions
 from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import AheadError, DeferredError, HeldSteps
@@ -21,6 +22,7 @@ from replicator.linking import Linking
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.planner import ObjectItem, PlaceItem, Plan
+from replicator.removing import remove
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
 from replicator.staging import Staging, Workers
@@ -33,6 +35,7 @@ from replicator.stores.base import (
     SiteStore,
     StoreError,
 )
+from replicator.under_way import UnderWay
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
 
 _WAY_TRIES = 16
@@ -49,6 +52,8 @@ class Step:
         incarnations: Incarnations,
         escape: Escape,
         held: HeldSteps,
+        under_way: UnderWay,
+        deletions: Deletions,
         *,
         workers: Workers,
         inline_bytes: int,
@@ -61,6 +66,7 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
+            under_way: see there.  deletions: how much may be removed.
             workers: where bytes move.  inline_bytes: see Staging.
             sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
         """
@@ -75,6 +81,8 @@ class Step:
             Doubts(store, escape.now),
             escape,
             held,
+            under_way,
+            deletions,
         )
         self.moves = Moves(self.bench)
         self._linking = Linking(self.bench, self.moves)
@@ -101,6 +109,10 @@ class Step:
         """
         if place.name == RESERVED and place.directory == self._source.root.id:
             return None
+        with self.bench.under_way.border(place):
+            return self._place(place, mode, item)
+
+    def _place(self, place: Place, mode: Mode, item: PlaceItem | None) -> ObjectId | None:
         parent = self._source.open(place.directory)
         if parent is None:
             return None  # its own disappearance is another place's business
@@ -119,7 +131,7 @@ class Step:
                     self._fill(found, directory, place, entry, mode, item)
                     return found.id if stat.S_ISDIR(found.mode) else None
             if entry is not None:
-                self.moves.vacate(directory, place, entry, mode)
+                remove(self.bench, self.moves, directory, place, entry, mode)
             return None
 
     def directory(self, source: SourceObject, mode: Mode = NORMAL) -> Directory | None:
@@ -312,6 +324,10 @@ class Step:
 
         Raises what `place` raises.
         """
+        with self.bench.under_way.border(identity):
+            return self._object(identity, mode)
+
+    def _object(self, identity: ObjectId, mode: Mode) -> set[Place]:
         found = self._source.open(identity)
         if found is None:
             # what came in its place since must be seen before what the records tell of next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from mirrorfs.journal.record import SequenceNumber, Tag
@@ -12,8 +12,11 @@ from replicator.commit_order import CommitOrder
 from replicator.copying import SMALL_BYTES
 from replicator.planner import Item, PlaceItem, ReconcileItem
 from replicator.staging import Workers
-from replicator.stores.base import StoreError
+from replicator.stores.base import StoreError, UnsyncedError
+from replicator.under_way import UnderWay
 from replicator.view import SourceError
+
+_TRIES_MAX = 5
 
 
 class TroubleError(Exception):
@@ -37,7 +40,7 @@ class Surroundings:
     Attributes:
         clock_ns: nanoseconds since 1970.  sleep: waits so many seconds.
         head: the newest record of the journal.
-        tick: called now and then during long steps; may raise to stop them.
+        tick: called now and then during long steps; may raise CutOffError to stop them.
         boot: id of this boot of the host.
         mount: which mount of the site's file system this is; 0 if that is not known.
         log: the activity log of the journal: the incarnation it tells of, and the generation that
@@ -49,6 +52,8 @@ class Surroundings:
         copies_max: so many files may be copied, or have been, before the turn of their steps.
         inline_bytes: files up to this size are copied on the spot, while the site is quick.
         commit_order: in which order changes become visible.
+        under_way: what is being done, for after a death.
+        deletes_max: so many objects may be removed in an hour; 0: any number.
     """
 
     clock_ns: Callable[[], int]
@@ -65,6 +70,8 @@ class Surroundings:
     log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
     unsynced: bool = False
     names_max: int = 64
+    under_way: UnderWay = field(default_factory=UnderWay)
+    deletes_max: int = 0
 
 
 @contextlib.contextmanager
@@ -84,3 +91,10 @@ def describe(item: Item) -> str:
         path = item.place.name
     shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
     return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown
+
+
+def again(error: StoreError | SourceError, tries: int) -> bool:
+    """Whether to try the same again, after so many tries, before it is given up."""
+    if isinstance(error, StoreError) and (error.no_space or isinstance(error, UnsyncedError)):
+        return True
+    return error.transient and tries < _TRIES_MAX
