@@ -175,8 +175,7 @@ def run(
 
     A site is a directory: URL is file:///DIRECTORY or its absolute path. A new
     one must be empty and gets a copy of the source first; for others see
-    'replicator attach'. This version copies one file at a time for each site,
-    whatever 'workers' says.
+    'replicator attach'.
     """
     settings = load(volume, journal, sites)
     if not background and (log or pid_file):
@@ -197,12 +196,16 @@ def run(
 @_of_volume
 @_with_sites("The site; NAME alone if the file has it.")
 @click.option("--adopt", is_flag=True, help="Take a directory that is not empty.")
-def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool) -> None:
+@click.option("--take-over", is_flag=True, help="One of another volume, or emptied, too.")
+def attach(
+    volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool, take_over: bool
+) -> None:
     """Prepare a site directory for its first 'replicator run'.
 
     With --adopt a directory that is not empty is taken: what is equal there
     stays, what differs is replaced, and what is surplus or replaced is moved to
-    .mirrorfs/kept at the site.
+    .mirrorfs/kept at the site. With --take-over so is a site of another volume,
+    and one that was replicated to before and has been emptied since.
     """
     if len(sites) != 1:
         raise UsageError("option '--site': one is needed: --site NAME=URL")
@@ -210,7 +213,7 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
     site = settings.sites[0]
     from replicator import daemon  # here: it loads the engine, others need not
 
-    print(f"{site.name}: {daemon.attach(settings, site, adopt=adopt)}")
+    print(f"{site.name}: {daemon.attach(settings, site, adopt=adopt, take_over=take_over)}")
 
 
 @cli.command()

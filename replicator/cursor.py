@@ -133,6 +133,14 @@ def attach_site(
     return state, since_ns
 
 
+def is_known(journal: str, site: str) -> bool:
+    """Whether there is a site of that name that the journal keeps records for."""
+    with contextlib.suppress(SiteCursorError):
+        known = read_cursor(journal, site)
+        return known is not None and known.status != "forgotten"
+    return False
+
+
 def _keeps(known: SiteCursor, wanted: SiteCursor) -> bool:
     """Whether what the journal was told before is enough."""
     same = (known.journal, known.tag) == (wanted.journal, wanted.tag)

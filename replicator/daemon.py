@@ -25,10 +25,12 @@ from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus
 from mirrorfs.journal.site_files import read_cursor, sites_locked, write_cursor
 from replicator.config import RunSettings, SiteSettings
 from replicator.cursor import read_reports, report_path
-from replicator.site import REFUSALS, SiteDriver
+from replicator.failures import REFUSALS
+from replicator.site import SiteDriver
 from replicator.site_state import Phase, SiteReport, StateError
 from replicator.standing import why_silent
 from replicator.stores.base import (
+    SiteEmptiedError,
     SiteMissingError,
     SiteReadOnlyError,
     SiteRefusedError,
@@ -44,6 +46,7 @@ _REPORT_SECONDS = 1.0
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (NoJournalError, 66),
     (SiteMissingError, 66),
+    (SiteEmptiedError, 66),
     (SiteReadOnlyError, 73),
     (SiteRefusedError, 69),
     (SourceRefusedError, 66),
@@ -80,20 +83,20 @@ def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     return exit_code(halted[0]) if len(halted) == len(drivers) else 0
 
 
-def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool) -> str:
-    """Prepare a site directory for its first `run`, or adopt one that is not empty.
+def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool, take_over: bool) -> str:
+    """Prepare a site directory for its first `run`, or take one that was something else.
 
     Returns what the next run will do, in one line. Raises StartError.
     """
     _check_privileges()
-    driver = SiteDriver(site, settings.journal, adopt=adopt)
+    driver = SiteDriver(site, settings.journal, adopt=adopt, take_over=take_over)
     _open_all([driver])
     initial = driver.is_initial
     driver.report()
     driver.close()
     if not initial:
         return "it is attached already, and goes on where it stopped"
-    if adopt:
+    if adopt or take_over:
         return "the next run adopts what is equal there, and moves the rest to .mirrorfs/kept"
     return "the next run makes the initial copy"
 

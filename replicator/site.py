@@ -20,15 +20,14 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
-from mirrorfs.journal.segment import CorruptionError
 from replicator import watching
 from replicator.config import SiteSettings
 from replicator.cursor import (
     attach_site,
     incarnations_of,
+    is_known,
     read_log,
     tell_cursor,
     under_way_path,
@@ -36,17 +35,18 @@ from replicator.cursor import (
     write_report,
 )
 from replicator.engine import Engine
+from replicator.failures import StopNowError, expected, is_final
 from replicator.lag import LagWindow, RateWindow
 from replicator.opening import open_journaled_source
 from replicator.progress import Progress
-from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
+from replicator.site_state import TRANSITIONS, Phase, SiteReport, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
-from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
+from replicator.stores.base import StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.surroundings import Surroundings, TroubleError
-from replicator.under_way import CutOffError, InternalError, UnderWay
-from replicator.view import SourceError, SourceRefusedError
+from replicator.under_way import InternalError, UnderWay
+from replicator.view import SourceError
 from replicator.wording import span
 from replicator.workers import Threads
 
@@ -67,17 +67,6 @@ _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 
-REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
-"""What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
-cursor does not help.)"""
-
-_TROUBLE = (TroubleError, StoreError, SourceError, ControlError, OSError)
-"""What may be over by itself."""
-
-
-class StopNowError(CutOffError):
-    """The operator does not want to wait for the end of what is being done."""
-
 
 class SiteDriver:
     """One site of one journal.
@@ -88,14 +77,21 @@ class SiteDriver:
         lost: it did not answer, and was left as it is at a stop.
     """
 
-    def __init__(self, settings: SiteSettings, journal: str, *, adopt: bool = False) -> None:
+    def __init__(
+        self,
+        settings: SiteSettings,
+        journal: str,
+        *,
+        adopt: bool = False,
+        take_over: bool = False,
+    ) -> None:
         self.settings = settings
         self.journal = journal
         self.phase = Phase.STARTING
         self.reason = ""
         self.failure: Exception | None = None
         self.lost = False
-        self._adopt = adopt
+        self._adopt, self._take_over = adopt or take_over, take_over
         self._phase_ns = self._started_ns = time.time_ns()
         self._head = SequenceNumber(0)
         self._reader: JournalReader | None = None
@@ -138,7 +134,9 @@ class SiteDriver:
             os.fsencode(self.settings.path),
             volume=reader.header.volume,
             name=name,
+            known=is_known(self.journal, name),
             adopt=self._adopt,
+            take_over=self._take_over,
             source=source.root_fd,
             read_back=self.settings.read_back,
         )
@@ -208,26 +206,17 @@ class SiteDriver:
                 self._looked_again = False
             except StopNowError:
                 break
-            except REFUSALS as error:
+            except Exception as error:  # noqa: BLE001 - the other sites go on
                 if await self._look_again(error):
                     continue
-                self.halt(error)
-                break
-            except Exception as error:  # noqa: BLE001 - the other sites go on
+                if is_final(error):
+                    self.halt(error)
+                    break
                 tries += 1
-                await self._back_off(self._expected(error), tries)
+                await self._back_off(expected(error, self.settings.name, self.reason), tries)
         await self._in_thread(self._save_and_close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
-
-    def _expected(self, error: Exception) -> Exception:
-        """A mistake of ours must not end the other sites: this one begins anew from its state."""
-        if isinstance(error, _TROUBLE):
-            return error
-        told = InternalError(error)
-        if self.reason != str(told):
-            _log.error("%s: %s", self.settings.name, told, exc_info=error)
-        return told
 
     async def _reopen(self) -> None:
         await self._in_thread(self.open)

@@ -187,6 +187,10 @@ class SiteMissingError(SiteRefusedError):
     """There is no such directory."""
 
 
+class SiteEmptiedError(SiteRefusedError):
+    """It was a site, and nothing of it is there: it may not be mounted."""
+
+
 class SiteReadOnlyError(SiteRefusedError):
     """It cannot be written."""
 
