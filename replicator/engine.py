@@ -408,7 +408,8 @@ class Engine:
             self._hold(item, error, unsure=True)
 
     def _hold_timeless(self) -> None:
-        timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
+        timeless, clean = self.step.bench.timeless, self.state.clean
+        position = SequenceNumber(max(0, clean) + 1)  # of a comparison, maybe: working has passed
         for identity, error in timeless.items():
             path = self.step.bench.path_of(identity)
             item = ObjectItem(identity, (position, 0), path)

@@ -365,6 +365,11 @@ class Step:
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
         self.bench.touched.add(found.id)
+        self._directory_attributes(found, mode)
+        if not mode.wait:  # it was held, and may have been for its times
+            self._set_times(found.id)
+
+    def _directory_attributes(self, found: SourceObject, mode: Mode) -> None:
         if found.id == self._source.root.id:
             self._store.set_root_attributes(found.attributes(), self._mark(found))
             return
