@@ -396,7 +396,7 @@ class Engine:
 
     def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
         now_ns, subject = self._world.clock_ns(), subject_of(self.step.bench, item)
-        if isinstance(error, InternalError) and not self._held.failed(item):
+        if isinstance(error, InternalError) and self._held.told(item) != str(error):
             told = self.state.site, describe(item), error
             _log.error("%s: %s: %s", *told, exc_info=error.__cause__)
         self._held.hold(item, error, now_ns, subject, unsure=unsure)

@@ -197,6 +197,11 @@ class HeldSteps:
         """How many wait for an operator to let things be removed."""
         return len(self._deletions)
 
+    def told(self, item: Item) -> str:
+        """Why it is held; "" if it is not."""
+        step = self._steps.get(key_of(item))
+        return "" if step is None else step.error
+
     def is_due(self, item: Item, now_ns: int) -> bool:
         """Whether it is held, and is to be tried again now."""
         step = self._steps.get(key_of(item))

@@ -110,7 +110,8 @@ class SiteRoot:
             _refuse_markless(stage)
             wanted = SiteFile(FORMAT, claim.volume_text, claim.name)
             if found is not None and found.volume != wanted.volume:
-                limbo = _put_by(reserved, kept, opened)
+                _put_by(root, reserved, kept)
+                limbo = _opened(_subdirectory(reserved, b"limbo"), opened)
             if found != wanted:
                 _replace(reserved, b"site", msgspec.json.encode(wanted) + b"\n")
             opened.pop_all()
@@ -149,7 +150,7 @@ def _refusals(shown: str) -> Iterator[None]:
     try:
         yield
     except SiteRefusedError as error:
-        raise SiteRefusedError(f"{shown}: {error}") from error.__cause__
+        raise type(error)(f"{shown}: {error}") from error.__cause__
     except FileNotFoundError:
         raise SiteMissingError(f"{shown}: does not exist") from None
     except NotADirectoryError:
@@ -192,26 +193,26 @@ def _is_mirrorfs(directory: int) -> bool:
         return False
 
 
-def _put_by(reserved: int, kept: int, opened: contextlib.ExitStack) -> int:
-    """What another volume's replicator knew of the site goes; what waited in its limbo is kept.
-    The new limbo."""
+def _put_by(root: int, reserved: int, kept: int) -> None:
+    """All that another volume's replicator made is kept, by one rename each: its marks mean nothing
+    here. What that replicator knew of the site goes."""
     day = time.strftime("%Y-%m-%d", time.gmtime()).encode()
     os.close(_subdirectory(kept, day))
     number = 0
     while True:
-        to = b"%s/limbo.%d" % (day, number)
-        try:
+        to = b"%s/taken-over.%d" % (day, number)
+        with contextlib.suppress(FileExistsError):
             os.mkdir(to, 0o700, dir_fd=kept)
-        except FileExistsError:
-            number += 1
-            continue
-        os.replace(b"limbo", to, src_dir_fd=reserved, dst_dir_fd=kept)
-        break
+            break
+        number += 1
+    os.replace(b"limbo", to + b"/.limbo", src_dir_fd=reserved, dst_dir_fd=kept)
+    for name in map(os.fsencode, os.listdir(root)):
+        if name != RESERVED:
+            os.replace(name, to + b"/" + name, src_dir_fd=root, dst_dir_fd=kept)
     for name in map(os.fsencode, os.listdir(reserved)):
         found = os.stat(name, dir_fd=reserved, follow_symlinks=False)
         if name not in (b"site", b"lock") and not stat.S_ISDIR(found.st_mode):
             os.unlink(name, dir_fd=reserved)
-    return _opened(_subdirectory(reserved, b"limbo"), opened)
 
 
 def _refuse_foreign(root: int, claim: Claim) -> SiteFile | None:

@@ -18,7 +18,7 @@ class FailingStore:
     """Any site store.
 
     Attributes:
-        count: calls made so far.
+        count, calls: how many were made so far, and of which methods.
         fail_at: which of them fails; 0: none.
         for_ever: so do all that follow of the same method about the same name.
         errno: with that.
@@ -28,6 +28,7 @@ class FailingStore:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.count = 0
+        self.calls: list[str] = []
         self.fail_at = 0
         self.for_ever = False
         self.errno = 0
@@ -44,6 +45,7 @@ class FailingStore:
     def _failing(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             self.count += 1
+            self.calls.append(name)
             about = name, arguments[1] if len(arguments) > 1 and name != "stage" else None
             if self.fail_at and (self.count == self.fail_at or self._again(about)):
                 self.met = self.met or about

@@ -74,19 +74,21 @@ class Replication:
 
     Attributes:
         log: what the replicator says.
+        command: the program.
     """
 
     journal: Path
     sites: Mapping[str, Path]
     log: Path
     _process: subprocess.Popen[bytes] | None = None
+    command: Sequence[str] = REPLICATOR
 
     def start(self) -> None:
         """Start it; `settle` waits for its work."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*REPLICATOR, "run", "--journal", self.journal, *self.options()],
+                [*self.command, "run", "--journal", self.journal, *self.options()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
