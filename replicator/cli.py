@@ -179,12 +179,16 @@ def run(
 @of_volume
 @with_sites("The site; NAME alone if the file has it.")
 @click.option("--adopt", is_flag=True, help="Take a directory that is not empty.")
-def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool) -> None:
+@click.option("--take-over", is_flag=True, help="One of another volume, or emptied, too.")
+def attach(
+    volume: str | None, journal: str | None, sites: tuple[str, ...], adopt: bool, take_over: bool
+) -> None:
     """Prepare a site directory for its first 'replicator run'.
 
     With --adopt a directory that is not empty is taken: what is equal there
     stays, what differs is replaced, and what is surplus or replaced is moved to
-    .mirrorfs/kept at the site.
+    .mirrorfs/kept at the site. With --take-over so is a site of another volume,
+    and one that was replicated to before and has been emptied since.
     """
     if len(sites) != 1:
         raise UsageError("option '--site': one is needed: --site NAME=URL")
@@ -192,7 +196,7 @@ def attach(volume: str | None, journal: str | None, sites: tuple[str, ...], adop
     site = settings.sites[0]
     from replicator import daemon  # here: it loads the engine, others need not
 
-    print(f"{site.name}: {daemon.attach(settings, site, adopt=adopt)}")
+    print(f"{site.name}: {daemon.attach(settings, site, adopt=adopt, take_over=take_over)}")
 
 
 @cli.command()

@@ -53,7 +53,12 @@ class Comparisons:
     @property
     def ready(self) -> bool:
         """Whether something can be compared now, and does not wait for bytes."""
-        return self._at_work is not None or self._may_take_doubt
+        return self._at_work is not None or self._may_take_doubt or bool(self._over)
+
+    @property
+    def _over(self) -> list[Comparison]:
+        """Those that have come to their end, which could not be written down."""
+        return [each for each in self._under_way if each.ended and not each.owed]
 
     @property
     def _at_work(self) -> Comparison | None:
@@ -133,7 +138,10 @@ class Comparisons:
         tried again, or to be given up.
         """
         done = Reconciled()
-        if self._take_doubt(gap, position, keep=keep):
+        over = self._over
+        for each in over:
+            self._end(each)
+        if over or self._take_doubt(gap, position, keep=keep):
             return done
         at_work = self._at_work
         assert at_work is not None, "it is ready"

@@ -20,12 +20,13 @@ from replicator.patterns import Patterns
 WORKERS_MAX: Final = 1024
 SITE_KEYS: Final = (
     *("name", "url", "workers", "commit_order", "deadline", "deadlines", "verify_writes"),
-    *("bandwidth", "include", "exclude"),
+    *("bandwidth", "deletes_max", "include", "exclude"),
 )
 VERIFY_WRITES: Final = ("off", "read-back")
 DEADLINE_MAX: Final = 86_400
 BANDWIDTH_MIN: Final = 1000
 BANDWIDTH_MAX: Final = 10**12
+DELETES_MAX: Final = 1_000_000_000
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
@@ -88,6 +89,8 @@ class SiteSettings:
         deadlines: the same for paths that fit; the first that fits counts.
         bandwidth: so many bytes a second are read to be copied, at most; 0: as many as can be.
         read_back: what was written is read again, and compared.
+        deletes_max: so many objects may be removed in an hour, then an operator is asked; 0: any
+            number.
         include, exclude: patterns as in a `.gitignore`: only what the first fit, if there are any;
             not what the second fit.
         thresholds: its own; None: those of the volume.
@@ -104,6 +107,7 @@ class SiteSettings:
     read_back: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    deletes_max: int = 0
     thresholds: Thresholds | None = None
 
     def deadline_of(self, path: bytes) -> int:
@@ -345,6 +349,7 @@ def _site_of_table(
         read_back=_word(file, where, table, "verify_writes", "off", VERIFY_WRITES) == "read-back",
         include=_patterns(file, where, table, "include"),
         exclude=_patterns(file, where, table, "exclude"),
+        deletes_max=_number(file, where, table, "deletes_max", 0, DELETES_MAX, least=0),
     )
 
 
@@ -363,11 +368,17 @@ def _patterns(file: str, where: str, table: dict[str, Any], key: str) -> tuple[s
 
 
 def _number(
-    file: str, where: str, table: dict[str, Any], key: str, default: int, maximum: int
+    file: str,
+    where: str,
+    table: dict[str, Any],
+    key: str,
+    default: int,
+    maximum: int,
+    least: int = 1,
 ) -> int:
     value = table.get(key, default)
-    if type(value) is not int or not 1 <= value <= maximum:
-        raise _wrong(file, f"{where}.{key}", f"{value}: 1 to {maximum} is allowed")
+    if type(value) is not int or not least <= value <= maximum:
+        raise _wrong(file, f"{where}.{key}", f"{value}: {least} to {maximum} is allowed")
     return value
 
 

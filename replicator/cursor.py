@@ -19,6 +19,7 @@ from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SequenceNumber, Tag
 from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus, Unknown
 from mirrorfs.journal.site_files import read_cursor, sites_locked, write_cursor
+from replicator.schedule import Incarnations
 from replicator.site_state import (
     STATE_FILE,
     SiteReport,
@@ -91,6 +92,12 @@ def went_back(reader: JournalReader, state: SiteState) -> str | None:
     return None
 
 
+def incarnations_of(reader: JournalReader) -> Incarnations:
+    """Those of the journal."""
+    known = reader.incarnations()
+    return Incarnations(known[:-1], known[-1].tag)
+
+
 def read_log(journal: str) -> tuple[Tag, int]:
     """The activity log's incarnation and the generation that is surely on disk; 0 if there is
     none."""
@@ -126,6 +133,14 @@ def attach_site(
     return state, since_ns
 
 
+def is_known(journal: str, site: str) -> bool:
+    """Whether there is a site of that name that the journal keeps records for."""
+    with contextlib.suppress(SiteCursorError):
+        known = read_cursor(journal, site)
+        return known is not None and known.status != "forgotten"
+    return False
+
+
 def _keeps(known: SiteCursor, wanted: SiteCursor) -> bool:
     """Whether what the journal was told before is enough."""
     same = (known.journal, known.tag) == (wanted.journal, wanted.tag)
@@ -154,6 +169,11 @@ def cursor_of(state: SiteState, status: SiteStatus, since_ns: int) -> SiteCursor
 def report_path(journal: str, site: str) -> str:
     """Where the report of a site lies."""
     return f"{journal}/{_SITES}/{site}.json"
+
+
+def under_way_path(journal: str, site: str) -> str:
+    """Where what is being done at a site lies (see `under_way`)."""
+    return f"{journal}/{_SITES}/{site}.under-way"
 
 
 def write_report(journal: str, report: SiteReport) -> None:

@@ -25,10 +25,12 @@ from mirrorfs.journal.site_cursor import SiteCursor, SiteCursorError, SiteStatus
 from mirrorfs.journal.site_files import read_cursor, sites_locked, write_cursor
 from replicator.config import RunSettings, SiteSettings
 from replicator.cursor import read_reports, report_path
-from replicator.site import REFUSALS, SiteDriver
+from replicator.failures import REFUSALS
+from replicator.site import SiteDriver
 from replicator.site_state import Phase, SiteReport, StateError
 from replicator.standing import why_silent
 from replicator.stores.base import (
+    SiteEmptiedError,
     SiteMissingError,
     SiteReadOnlyError,
     SiteRefusedError,
@@ -44,6 +46,7 @@ _REPORT_SECONDS = 1.0
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (NoJournalError, 66),
     (SiteMissingError, 66),
+    (SiteEmptiedError, 66),
     (SiteReadOnlyError, 73),
     (SiteRefusedError, 69),
     (SourceRefusedError, 66),
@@ -75,23 +78,25 @@ def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     _open_all(drivers)
     trio.run(_run, drivers, ready, settings)
     halted = [driver.failure for driver in drivers if driver.failure is not None]
+    if any(driver.lost for driver in drivers):
+        return 66
     return exit_code(halted[0]) if len(halted) == len(drivers) else 0
 
 
-def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool) -> str:
-    """Prepare a site directory for its first `run`, or adopt one that is not empty.
+def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool, take_over: bool) -> str:
+    """Prepare a site directory for its first `run`, or take one that was something else.
 
     Returns what the next run will do, in one line. Raises StartError.
     """
     _check_privileges()
-    driver = SiteDriver(site, settings.journal, adopt=adopt)
+    driver = SiteDriver(site, settings.journal, adopt=adopt, take_over=take_over)
     _open_all([driver])
     initial = driver.is_initial
     driver.report()
     driver.close()
     if not initial:
         return "it is attached already, and goes on where it stopped"
-    if adopt:
+    if adopt or take_over:
         return "the next run adopts what is equal there, and moves the rest to .mirrorfs/kept"
     return "the next run makes the initial copy"
 
@@ -205,8 +210,12 @@ async def _obey_signals(
 async def _report(drivers: Sequence[SiteDriver]) -> None:
     while True:
         for driver in drivers:
-            driver.look_for_orders()
-            driver.report()
+            try:
+                driver.look()
+                driver.look_for_orders()
+                driver.report()
+            except Exception:  # noqa: BLE001 - the sites are more important
+                _log.exception("%s: no report", driver.settings.name)
         await trio.sleep(_REPORT_SECONDS)
 
 
@@ -242,7 +251,7 @@ async def _renew(driver: SiteDriver) -> None:
         if driver.phase in (Phase.HALTED, Phase.STOPPED):
             return
         try:
-            await trio.to_thread.run_sync(driver.renew, limiter=limiter)
+            await trio.to_thread.run_sync(driver.renew, limiter=limiter, abandon_on_cancel=True)
         except SiteRefusedError as error:
             driver.halt(error)
         except StoreError as error:

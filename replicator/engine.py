@@ -8,6 +8,7 @@ may be saved. It neither reads the journal nor waits for anything; `site` does t
 from __future__ import annotations
 
 import contextlib
+import logging
 import stat
 from collections import deque
 from collections.abc import Iterable
@@ -23,8 +24,16 @@ from mirrorfs.journal.record import (
 )
 from replicator import holding
 from replicator.comparisons import Comparisons
+from replicator.deletions import Deletions
 from replicator.escape import Escape
-from replicator.held import AheadError, DeferredError, HeldSteps, Key, key_of
+from replicator.held import (
+    AheadError,
+    DeferredError,
+    DeletionError,
+    HeldSteps,
+    Key,
+    key_of,
+)
 from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.orders import Order
@@ -40,19 +49,27 @@ from replicator.site_state import (
 )
 from replicator.staging import CopyingError
 from replicator.step import Step
-from replicator.stores.base import SiteStore, StoreError, UnsyncedError
-from replicator.surroundings import Surroundings, TroubleError, describe, trouble
+from replicator.stores.base import SiteStore, StoreError
+from replicator.subjects import path_of, subject_of
+from replicator.surroundings import Surroundings, TroubleError, again, describe, trouble
 from replicator.turns import Turns
+from replicator.under_way import InternalError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
-_TRIES_MAX = 5
+_log = logging.getLogger(__name__)
+
 _BESIDE = 16
 """So many steps of records are done for one part of a comparison, which counts as many."""
 _LIMBO_NS = 10_000_000_000
 
 
 class Engine:
-    """Applies one journal to one site."""
+    """Applies one journal to one site.
+
+    Attributes:
+        doing: what is being done, or was done last; None: the state is saved.
+        worked: how many steps were begun.
+    """
 
     def __init__(
         self,
@@ -66,10 +83,15 @@ class Engine:
         self.state = state
         self.store = store
         self._world = world
+        self._under_way = world.under_way
+        self.doing: Item | None = None
+        self.worked = 0
         working = SequenceNumber(state.working)
         self.plan = Plan(working, Tag(int(state.tag, 16)))
         self._held = HeldSteps(state.held, world.random)
         self._escape = Escape(world.clock_ns, world.head)
+        most, before = world.deletes_max, state.deletions
+        self._deletions = Deletions(most, self._held, world.clock_ns, before)
         self.step = Step(
             source,
             store,
@@ -77,6 +99,8 @@ class Engine:
             incarnations,
             self._escape,
             self._held,
+            world.under_way,
+            self._deletions,
             workers=world.workers,
             inline_bytes=world.inline_bytes,
             grown_bytes_min=world.grown_bytes_min,
@@ -170,6 +194,9 @@ class Engine:
             if item is None:
                 break
             observer.begun(item)
+            self.doing = item
+            self.worked += 1
+            self._under_way.lenient = self._held.is_due(item, self._world.clock_ns())
             try:
                 if compares:
                     self._compare()
@@ -200,7 +227,10 @@ class Engine:
         return self._due()
 
     def _prefetch(self, item: PlaceItem | ObjectItem) -> None:
-        with contextlib.suppress(StoreError, SourceError, SourceChangedError):
+        subject = item.place if isinstance(item, PlaceItem) else item.object
+        self._under_way.lenient = False
+        failures = contextlib.suppress(StoreError, SourceError, SourceChangedError)
+        with failures, self._under_way.border(subject):
             self.step.prefetch(item, self._mode(item))
 
     def _make_room(self) -> None:
@@ -232,6 +262,8 @@ class Engine:
 
     def _compare(self) -> None:
         """The next part of a comparison."""
+        if self._deletions.too_many:
+            raise self._deletions.refuse()
         self._unsaved = True
         comparisons = self._comparisons
         keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
@@ -240,7 +272,7 @@ class Engine:
             self.step.bench.map.limbo.tidy()
             done = comparisons.advance(self._gap(), position, keep=keep)
         except (StoreError, SourceError) as error:
-            if not comparisons.tries or _again(error, comparisons.tries):
+            if not comparisons.tries or again(error, comparisons.tries):
                 raise
             given_up = comparisons.give_up()
             if given_up is not None:
@@ -363,7 +395,7 @@ class Engine:
         """A step failed: try again a few times if that may help, then hold it and go on."""
         key = key_of(item)
         tries = self._tries[key] = self._tries.get(key, 0) + 1
-        if _again(error, tries):
+        if again(error, tries) or (self._deletions.too_many and isinstance(error, DeletionError)):
             raise error
         self._hold(item, error, unsure=self._unsure)
         self._leave(item)
@@ -378,17 +410,21 @@ class Engine:
         return self._held.all()
 
     def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
-        now_ns, subject = self._world.clock_ns(), holding.subject(self.step.bench, item)
+        now_ns, subject = self._world.clock_ns(), subject_of(self.step.bench, item)
+        if isinstance(error, InternalError) and self._held.told(item) != str(error):
+            told = self.state.site, describe(item), error
+            _log.error("%s: %s: %s", *told, exc_info=error.__cause__)
         self._held.hold(item, error, now_ns, subject, unsure=unsure)
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:
             with contextlib.suppress(SourceError):  # it may be why the step is held
-                item.path = holding.path_of(self.step.bench, item)
+                item.path = path_of(self.step.bench, item)
             self._hold(item, error, unsure=True)
 
     def _hold_timeless(self) -> None:
-        timeless, position = self.step.bench.timeless, SequenceNumber(self.state.working + 1)
+        timeless, clean = self.step.bench.timeless, self.state.clean
+        position = SequenceNumber(max(0, clean) + 1)  # of a comparison, maybe: working has passed
         for identity, error in timeless.items():
             path = self.step.bench.path_of(identity)
             item = ObjectItem(identity, (position, 0), path)
@@ -443,6 +479,7 @@ class Engine:
 
     def save(self, *, stopped: bool = False) -> None:
         """Directory times, then everything to disk, then the cursors. Raises StoreError."""
+        self.doing = None
         self._write_names()
         self.step.finish()
         self._hold_timeless()
@@ -455,7 +492,7 @@ class Engine:
         while len(self._tags) > 1 and self._tags[1][0] <= working:
             del self._tags[0]
         state.tag = f"{self._tags[0][1]:016x}"
-        state.held = self.held
+        state.held, state.deletions = self.held, self._deletions.state()
         state.escaping, state.keeping = self._escape.open, self._escape.keep
         state.comparing = self._comparisons.states()
         clean = clean_cursor(working, state.held, state.comparing, initial=state.initial)
@@ -483,10 +520,3 @@ class Engine:
         for name, since in limbo.items():
             self.step.moves.expire(name, living=now - since > _LIMBO_NS)
         self._limbo = limbo
-
-
-def _again(error: StoreError | SourceError, tries: int) -> bool:
-    """Whether to try the same again, after so many tries, before it is given up."""
-    if isinstance(error, StoreError) and (error.no_space or isinstance(error, UnsyncedError)):
-        return True
-    return error.transient and tries < _TRIES_MAX

@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
-from replicator.site_state import WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
+from replicator.site_state import NEVER_NS, WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
+from replicator.stores.base import StoreError
 from replicator.view import SourceChangedError
 
 Key: TypeAlias = tuple[str, bytes, bytes, bytes]
@@ -25,6 +26,22 @@ class DeferredError(Exception):
 
 class AheadError(DeferredError):
     """The source is ahead of the records: the one that explains what was seen is still to come."""
+
+
+class PausedStepError(StoreError):
+    """The step is not to be done now, though nothing has failed.
+
+    Attributes:
+        pause_seconds: when it is tried again; None: when an operator says so.
+    """
+
+    def __init__(self, message: str, pause_seconds: float | None = None) -> None:
+        super().__init__(message, 0, transient=False)
+        self.pause_seconds = pause_seconds
+
+
+class DeletionError(PausedStepError):
+    """Too much would be removed: an operator is asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class HeldSteps:
         self._steps: dict[Key, HeldStep] = {}
         self._reconciles: set[Key] = set()
         self._unexplained: set[Key] = set()
+        self._deletions: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
@@ -76,6 +94,12 @@ class HeldSteps:
         writer = waiting and not isinstance(error, AheadError)
         if writer:
             seconds = WRITER_WAIT_SECONDS
+        due_ns = now_ns + int(seconds * 1e9)
+        if isinstance(error, PausedStepError):
+            pause = error.pause_seconds
+            due_ns = NEVER_NS if pause is None else now_ns + int(pause * 1e9)
+            if before is not None and before.error == str(error) and before.due_ns > now_ns:
+                due_ns = before.due_ns  # another record of it makes it wait no longer
         directory, name = key[1:3]
         if subject.place is not None:
             directory, name = subject.place.directory, subject.place.name
@@ -95,7 +119,8 @@ class HeldSteps:
             waiting=waiting,
             writer=writer,
             since_ns=before.since_ns if before else now_ns,
-            due_ns=now_ns + int(seconds * 1e9),
+            due_ns=due_ns,
+            deletion=isinstance(error, DeletionError),
             tries=tries,
             error=str(error),
             errno=getattr(error, "errno", 0),
@@ -111,6 +136,10 @@ class HeldSteps:
         self._steps[step.key] = step
         if step.kind == "reconcile":
             self._reconciles.add(step.key)
+        if step.deletion:
+            self._deletions.add(step.key)
+        else:
+            self._deletions.discard(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None
 
@@ -119,6 +148,7 @@ class HeldSteps:
         if step is not None:
             self._reconciles.discard(key)
             self._unexplained.discard(key)
+            self._deletions.discard(key)
             self._forget_subject(step)
 
     def _forget_subject(self, step: HeldStep) -> None:
@@ -170,6 +200,31 @@ class HeldSteps:
         """Whether it was tried before and failed."""
         step = self._steps.get(key_of(item))
         return step is not None and step.tries > 0
+
+    @property
+    def deletions(self) -> int:
+        """How many wait for an operator to let things be removed."""
+        return len(self._deletions)
+
+    def told(self, item: Item) -> str:
+        """Why it is held; "" if it is not."""
+        step = self._steps.get(key_of(item))
+        return "" if step is None else step.error
+
+    def is_due(self, item: Item, now_ns: int) -> bool:
+        """Whether it is held, and is to be tried again now."""
+        step = self._steps.get(key_of(item))
+        return step is not None and step.due_ns <= now_ns
+
+    def is_ordered(self, item: Item) -> bool:
+        """Whether it is held, and an operator wants it to be tried again."""
+        step = self._steps.get(key_of(item))
+        return step is not None and step.due_ns == 0
+
+    @property
+    def lets_delete(self) -> bool:
+        """Whether an operator wants some of those to go on."""
+        return any(self._steps[key].due_ns == 0 for key in self._deletions)
 
     @property
     def reconciles(self) -> bool:

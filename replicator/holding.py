@@ -1,41 +1,11 @@
-"""What a step that is held is about, where it is, and what operators order of those held.
-
-Looks at source and site only as far as they answer: they may be why the step is held.
-"""
+"""What operators order of steps that are held."""
 
 from __future__ import annotations
 
-import contextlib
-
-from replicator.held import HeldSteps, Subject
-from replicator.moves import Bench
+from replicator.held import HeldSteps
 from replicator.orders import Order, chosen
-from replicator.planner import Item, ObjectItem, PlaceItem
 from replicator.site_state import SkippedStep
-from replicator.stores.base import StoreError
-from replicator.view import SourceError
 from replicator.wording import count
-
-
-def path_of(bench: Bench, item: Item) -> bytes | None:
-    """Where that is in the source now; None: nowhere. Raises SourceError."""
-    if isinstance(item, PlaceItem):
-        return bench.path(item.place)
-    return bench.path_of(item.object if isinstance(item, ObjectItem) else item.directory)
-
-
-def subject(bench: Bench, item: Item) -> Subject:
-    """What that step is about."""
-    if isinstance(item, ObjectItem):
-        places = bench.plan.hints(item.object).places
-        return Subject(item.object, max(places, key=places.__getitem__, default=None))
-    if isinstance(item, PlaceItem):
-        object = occupant = None
-        with contextlib.suppress(SourceError, StoreError):
-            occupant = bench.map.object_at(item.place)
-            object = bench.object_at(item.place)
-        return Subject(object, item.place, occupant)
-    return Subject()
 
 
 def obey(held: HeldSteps, order: Order) -> tuple[str, list[SkippedStep]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
 from replicator import schedule
+from replicator.deletions import Deletions
 from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import HeldSteps
@@ -21,6 +22,7 @@ from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
 from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
+from replicator.under_way import UnderWay
 from replicator.view import SourceObject, SourceTree
 
 
@@ -81,6 +83,8 @@ class Bench:
         touched: directories whose times must be set.
         timeless: directories whose times could not be set, and why: to be tried again.
         losses: what power cuts may have taken from site and source.
+        under_way: what is being done, for after a death.
+        deletions: how much may be removed.
         saved: the number of the state that is saved at the site.
     """
 
@@ -93,6 +97,8 @@ class Bench:
     doubt: Doubts
     escape: Escape
     held: HeldSteps
+    under_way: UnderWay
+    deletions: Deletions
     losses: Losses = field(default_factory=Losses)
     saved: int = 0
     counters: Counters = field(default_factory=Counters)

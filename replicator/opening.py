@@ -17,7 +17,6 @@ from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import handle_id
 from mirrorfs.journal.segment import Header
 from replicator import system_calls
-from replicator.schedule import Incarnations
 from replicator.source import Source
 from replicator.stores.base import RESERVED, TRANSIENT
 from replicator.view import SourceError, SourceRefusedError
@@ -149,9 +148,3 @@ def _volume_of(root_fd: int) -> str | None:
         return None
     with open(descriptor, "rb") as file:
         return file.read(100).decode("ascii", "replace").strip()
-
-
-def incarnations_of(reader: JournalReader) -> Incarnations:
-    """Those of the journal, as steps ask for them."""
-    known = reader.incarnations()
-    return Incarnations(known[:-1], known[-1].tag)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -22,6 +22,7 @@ from replicator.escape import Sightings
 from replicator.held import AheadError, DeferredError
 from replicator.moves import Mode
 from replicator.planner import Item, ObjectItem, PlaceItem, Position, ReconcileItem
+from replicator.removing import remove
 from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import Directory, SiteEntry, StoreError
@@ -215,10 +216,19 @@ class Reconciler:
             self._step.counters.directories_reconciled += 1
             with done.unless_fatal(ObjectItem(here.directory, comparison.position)):
                 self._step.directory_attributes(source, _mode(comparison))
-            names.update(self._source.list(source))
+            there = self._source.list(source)
+            self._must_not_be_emptied(source, there, names)
+            names.update(there)
             if comparison.at_root:  # it may have been made before a kill, with those above it
                 self._step.touch_above(source)
         here.list(names)
+
+    def _must_not_be_emptied(
+        self, source: SourceObject, there: Sequence[bytes], names: Collection[bytes]
+    ) -> None:
+        """Raises DeletionError if that is the root, and the source has lost everything."""
+        if source.id == self._source.root.id and names and not there:
+            self._step.bench.deletions.refuse_emptied(source.id)
 
     def _directories(self, here: At) -> Iterator[tuple[bytes, ObjectId]]:
         """Directories that are still to be gone into: it was cut off, or there are many."""
@@ -249,15 +259,18 @@ class Reconciler:
         position: Position,
     ) -> ObjectId | None:
         """Take away what the source has not there; the directory, if it is one that stays."""
-        with Reconciled().unless_fatal(PlaceItem(Place(source.id, name), position)):
+        place = Place(source.id, name)
+        sweeping = Reconciled().unless_fatal(PlaceItem(place, position))
+        with sweeping, self._step.bench.under_way.border(place):
             entry = self._store.lookup(directory, name)
             found = None if entry is None else self._source.lookup(source, name)
-            place = Place(source.id, name)
             if entry is None:
                 return None
             if found is None:
+                if source.id == self._source.root.id:
+                    self._must_not_be_emptied(source, self._source.list(source), (name,))
                 self._note_leaving(entry, place)
-                self._step.moves.vacate(directory, place, entry, mode)
+                remove(self._step.bench, self._step.moves, directory, place, entry, mode)
                 return None
             with found:
                 if schedule.is_copy(found, entry):

@@ -18,35 +18,41 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from mirrorfs.journal.control_client import ControlError
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
-from mirrorfs.journal.segment import CorruptionError
+from replicator import watching
 from replicator.applied import ApplyLog
 from replicator.config import SiteSettings
 from replicator.cursor import (
     attach_site,
+    incarnations_of,
+    is_known,
     read_log,
     tell_cursor,
+    under_way_path,
     went_back,
     write_report,
 )
 from replicator.engine import Engine
+from replicator.failures import StopNowError, expected, is_final
 from replicator.lag import LagWindow, RateWindow
 from replicator.look import free_bytes, seen, seen_before
 from replicator.observing import Observing
-from replicator.opening import incarnations_of, open_journaled_source
+from replicator.opening import open_journaled_source
 from replicator.orders import Orders
 from replicator.patterns import Wanted
-from replicator.site_state import TRANSITIONS, Phase, SiteReport, StateError, backoff_seconds
+from replicator.progress import Progress
+from replicator.site_state import TRANSITIONS, Phase, SiteReport, backoff_seconds
 from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stopwatch import timed
-from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
+from replicator.stores.base import StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
-from replicator.view import SourceError, SourceRefusedError
+from replicator.under_way import CutOffError, InternalError, UnderWay
+from replicator.view import SourceError
+from replicator.wording import span
 from replicator.workers import Threads
 
 _Result = TypeVar("_Result")
@@ -67,16 +73,8 @@ _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 _PAUSE_LOOK_SECONDS = 60.0
 
-REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
-"""What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
-cursor does not help.)"""
 
-
-class StopNowError(Exception):
-    """The operator does not want to wait for the end of what is being done."""
-
-
-class PausedError(Exception):
+class PausedError(CutOffError):
     """The operator holds the site up."""
 
 
@@ -86,22 +84,36 @@ class SiteDriver:
     Attributes:
         phase, reason: what it is doing, and why, for people.
         failure: what halted it.
+        lost: it did not answer, and was left as it is at a stop.
     """
 
-    def __init__(self, settings: SiteSettings, journal: str, *, adopt: bool = False) -> None:
+    def __init__(
+        self,
+        settings: SiteSettings,
+        journal: str,
+        *,
+        adopt: bool = False,
+        take_over: bool = False,
+    ) -> None:
         self.settings = settings
         self.journal = journal
         self.phase = Phase.STARTING
         self.reason = ""
         self.failure: Exception | None = None
-        self._adopt = adopt
+        self.lost = False
+        self._adopt, self._take_over = adopt or take_over, take_over
         self._phase_ns = self._started_ns = time.time_ns()
         self._head = SequenceNumber(0)
         self._reader: JournalReader | None = None
         self._source: Source | None = None
         self._store: DirectoryStore | None = None
         self._workers: Threads | None = None
+        self._under_way: UnderWay | None = None
         self._limiter = trio.CapacityLimiter(1)
+        self._scope = trio.CancelScope()
+        self._progress = Progress()
+        self._inside = False
+        self._stop_since = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
         self._engine: Engine | None = None
         self._seen: SiteReport | None = None
@@ -137,11 +149,14 @@ class SiteDriver:
             os.fsencode(self.settings.path),
             volume=reader.header.volume,
             name=name,
+            known=is_known(self.journal, name),
             adopt=self._adopt,
+            take_over=self._take_over,
             source=source.root_fd,
             read_back=self.settings.read_back,
             boot=boot_id(),
         )
+        self._under_way = UnderWay(under_way_path(self.journal, name))
         settings = self.settings
         self._workers = Threads(settings.workers, settings.bandwidth, self._landed)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
@@ -163,6 +178,8 @@ class SiteDriver:
             commit_order=self.settings.commit_order,
             observer=self._observing,
             anew=anew,
+            under_way=self._under_way,
+            deletes_max=settings.deletes_max,
         )
         self._observing.restart()
         self._engine = Engine(
@@ -178,19 +195,29 @@ class SiteDriver:
         """Give everything back. Blocks."""
         if self._engine is not None:
             self._engine.step.staging.abandon()
-        for each in (self._workers, self._store, self._source, self._reader):
+        opened = (self._workers, self._under_way, self._store, self._source, self._reader)
+        for each in opened:
             if each is not None:
                 each.close()
         self._store = self._source = self._reader = self._engine = self._workers = None
+        self._under_way = None
 
     def stop(self) -> None:
         """Drain and end; asked again: end at once."""
+        self._stop_since = self._stop_since or time.monotonic()
         self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
+        with self._scope:
+            await self._run()
+        if self._scope.cancelled_caught:
+            self._enter(Phase.STOPPED, f"left as it is: no progress at {watching.at(self._engine)}")
+        self.report()
+
+    async def _run(self) -> None:
         tries = 0
         self._token = trio.lowlevel.current_trio_token()
         if self.is_initial:
@@ -203,18 +230,17 @@ class SiteDriver:
                 self._looked_again = False
             except StopNowError:
                 break
-            except REFUSALS as error:
+            except Exception as error:  # noqa: BLE001 - the other sites go on
                 if await self._look_again(error):
                     continue
-                self.halt(error)
-                break
-            except (TroubleError, StoreError, SourceError, ControlError, OSError) as error:
+                if is_final(error):
+                    self.halt(error)
+                    break
                 tries += 1
-                await self._back_off(error, tries)
+                await self._back_off(expected(error, self.settings.name, self.reason), tries)
         await self._in_thread(self._save_and_close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
-        self.report()
 
     async def _round(self) -> bool:
         """Work for a moment, or be held up; whether this was the end."""
@@ -286,7 +312,12 @@ class SiteDriver:
 
     async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
         """Do what may block in a thread of this site's own."""
-        return await trio.to_thread.run_sync(act, limiter=self._limiter)
+        self._inside = True
+        try:
+            # abandoned only when nothing more is done here
+            return await trio.to_thread.run_sync(act, limiter=self._limiter, abandon_on_cancel=True)
+        finally:
+            self._inside = False
 
     def _landed(self) -> None:
         """Bytes have arrived. Called by workers."""
@@ -314,12 +345,13 @@ class SiteDriver:
         no_space = isinstance(error, TroubleError) and error.no_space
         free = await trio.to_thread.run_sync(free_bytes, self.settings.path) if no_space else None
         reason = why(error, free, self._observing.failed_size)
-        if self.reason != reason:
+        if self.reason != reason and not isinstance(error, InternalError):
             _log.warning("%s: %s", self.settings.name, reason)
         self._enter(Phase.BACKING_OFF, reason)
+        mistaken = isinstance(error, InternalError)
         unsynced = isinstance(error, UnsyncedError) or isinstance(error.__cause__, UnsyncedError)
         self._unsynced = self._unsynced or unsynced
-        if unsynced or (not no_space and tries % _REOPEN_AFTER == 0):
+        if unsynced or mistaken or (not no_space and tries % _REOPEN_AFTER == 0):
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
@@ -333,6 +365,21 @@ class SiteDriver:
     def is_initial(self) -> bool:
         """Whether the initial copy is still to be made."""
         return self._engine is not None and self._engine.state.initial
+
+    def look(self) -> None:
+        """Called every second, whatever the site is at: is it stalled, and will it stop?"""
+        progress, name, now = self._progress, self.settings.name, time.monotonic()
+        watching.look(progress, self._engine, now, inside=self._inside)
+        at = watching.at(self._engine)
+        if progress.stalled and Phase.STALLED in TRANSITIONS[self.phase]:
+            if self.phase is not Phase.STALLED:
+                _log.warning("%s: stalled: no progress at %s", name, at)
+            self._enter(Phase.STALLED, f"no progress for {span(progress.seconds)} at {at}")
+        stopping = now - self._stop_since if self._stopping else 0.0
+        if progress.is_lost(stopping, at_once=self._stop_now) and not self.lost:
+            self.lost = True
+            _log.error("%s: it does not stop: left as it is, at %s", name, at)
+            self._scope.cancel()
 
     def halt(self, error: Exception) -> None:
         """Give up: only an operator can mend it."""
@@ -449,6 +496,8 @@ class SiteDriver:
                 self._save(self._engine, stopped=True)
             except (StoreError, SourceError) as error:
                 _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
+            except Exception:  # noqa: BLE001
+                _log.exception("%s: the cursor could not be saved", self.settings.name)
             self._look(self._engine)
         self.close()
 

@@ -9,6 +9,7 @@ driver of a site may change between what people see in `status`.
                   backing off <----+            the site or the source is in trouble: try again
                      |                          paused: an operator holds it up; from and to
                      v                          anything but halted
+                                                stalled: it works, and nothing comes of it
                    halted                       an operator must act
 """
 
@@ -30,6 +31,8 @@ COMPARING_VERSION: Final = 2
 """Of a state with comparisons under way: who does not know of them must not go on from it."""
 
 BACKOFF_SECONDS_MAX: Final = 60.0
+NEVER_NS: Final = 1 << 62
+"""When a step is tried again that waits for an operator."""
 WRITER_WAIT_SECONDS: Final = 60.0
 """How long a step waits for the `write` record of an object that is open for writing."""
 
@@ -43,6 +46,7 @@ class Phase(enum.Enum):
     TAILING = "tailing"
     BACKING_OFF = "backing off"
     PAUSED = "paused"
+    STALLED = "stalled"
     HALTED = "halted"
     STOPPED = "stopped"
 
@@ -52,11 +56,12 @@ _ANY_TIME = frozenset({Phase.BACKING_OFF, Phase.PAUSED, Phase.HALTED, Phase.STOP
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.STARTING: _WORKING | _ANY_TIME,
-    Phase.INITIAL_COPY: _WORKING | _ANY_TIME,
-    Phase.CATCHING_UP: _WORKING | _ANY_TIME,
-    Phase.TAILING: _WORKING | _ANY_TIME,
+    Phase.INITIAL_COPY: _WORKING | _ANY_TIME | {Phase.STALLED},
+    Phase.CATCHING_UP: _WORKING | _ANY_TIME | {Phase.STALLED},
+    Phase.TAILING: _WORKING | _ANY_TIME | {Phase.STALLED},
     Phase.BACKING_OFF: _WORKING | _ANY_TIME,
     Phase.PAUSED: _WORKING | _ANY_TIME,
+    Phase.STALLED: _WORKING | _ANY_TIME | {Phase.STALLED},
     Phase.HALTED: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
@@ -73,7 +78,9 @@ class HeldStep(msgspec.Struct, kw_only=True):
         sequence: of its first record; the clean cursor stays below it.
         waiting: it has not failed: its object is open for writing (`writer`), or a record is still
             to come.
-        since_ns: when it was first held.  due_ns: when it is tried again.
+        deletion: it would remove more than is allowed; an operator is asked.
+        since_ns: when it was first held.  due_ns: when it is tried again; 0: an operator wants it
+            now; NEVER_NS: not before.
     """
 
     kind: str
@@ -87,6 +94,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     sequence: int
     waiting: bool = False
     writer: bool = False
+    deletion: bool = False
     since_ns: int
     due_ns: int
     tries: int = 1
@@ -204,6 +212,7 @@ class SiteState(msgspec.Struct, kw_only=True):
             incarnation it told of then, and how far it surely was on the disk.
         saves: how many states were saved; marks name the one before them.
         site_cuts, source_cuts: see `losses`; tags with 16 hex digits.
+        deletions: how many objects were removed, by minute, in the last hour.
     """
 
     version: int = STATE_VERSION
@@ -231,6 +240,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     saves: int = 0
     site_cuts: list[tuple[int, int]] = []
     source_cuts: list[tuple[str, int]] = []
+    deletions: list[tuple[int, int]] = []
 
 
 class SiteReport(msgspec.Struct, kw_only=True):

@@ -8,6 +8,7 @@ the site; where the copy goes is decided in `step`.
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,10 @@ from replicator.stores.base import (
     MarkFlag,
     SiteStore,
     Staged,
-    StoreError,
     Version,
 )
-from replicator.view import SourceChangedError, SourceError, SourceObject, SourceStat, SourceTree
+from replicator.under_way import CutOffError
+from replicator.view import SourceChangedError, SourceObject, SourceStat, SourceTree
 
 _STAGE_TRIES = 3
 _SETTLE_TRIES = 5
@@ -42,7 +43,7 @@ _TRY_AGAIN = 200
 _HOT = "hot: it changes while it is read"
 
 
-class CopyingError(Exception):
+class CopyingError(CutOffError):
     """The bytes of an object are being copied: the step is to be done again when they are there.
 
     Attributes:
@@ -67,6 +68,7 @@ class Copying:
         base: the site's file that it may be the continuation of.
         here: by the thread that decides, which waits for no bandwidth.
         wanted: by these steps; by none: the copy is given up.
+        looks: how often it was looked whether to go on: bytes move.
         landed: it has ended, with `staged`, `stat` and `mark` or with `error`.
     """
 
@@ -80,6 +82,7 @@ class Copying:
     base: Base | None = None
     here: bool = False
     wanted: dict[Item | None, None] = field(default_factory=dict)
+    looks: int = 0
     landed: bool = False
     staged: Staged | None = None
     stat: SourceStat | None = None
@@ -128,6 +131,7 @@ class _Watched:
 
     def check(self, count: int) -> int:
         """See Content."""
+        self._copying.looks += 1
         return self._workers.allow(count, None if self._copying.here else self._go_on)
 
     def _go_on(self) -> None:
@@ -255,6 +259,12 @@ class Staging:
         """Whether bytes are still to arrive."""
         return any(not each.landed for each in self._copying.values())
 
+    def moving(self) -> list[Copying]:
+        """The files whose bytes are still to arrive. Any thread may ask."""
+        with contextlib.suppress(RuntimeError):  # it changed meanwhile: whoever asks, asks again
+            return [each for each in self._copying.values() if not each.landed]
+        return []
+
     # for the step ------------------------------------------------------------------------------
 
     def stage(self, found: SourceObject, place: Place, base: Base | None = None) -> Staged:
@@ -355,17 +365,22 @@ class Staging:
             return True
         return self._bench.incarnations.covers(copying.mark, hints.write)
 
+    @property
+    def _narrow(self) -> bool:
+        return self.narrow or self._bench.under_way.wary
+
     # copies under way --------------------------------------------------------------------------
 
     def prefetch(self, found: SourceObject, base: Base | None) -> None:
         """A step whose turn has not come yet will need its bytes."""
-        if not self.narrow and found.id not in self._copying and not self._here(found):
+        if not self._narrow and found.id not in self._copying and not self._here(found):
             self._begin(found, base)
 
     def _begin(self, found: SourceObject, base: Base | None) -> None:
         """Copy it, for the step being done; it may be begun a few times only."""
         owner = self.owner[0]
-        if self.narrow and self.under_way:
+        self._bench.under_way.check(found.id)
+        if self._narrow and self.under_way:
             self._crowd.append(owner)
             raise CopyingError(found.id)
         tries = self._tries[owner] = self._tries.get(owner, 0) + 1
@@ -390,6 +405,7 @@ class Staging:
         if copying.cancelled:
             return
         self._observer.copying(copying.item)
+        slot = self._bench.under_way.copying(copying.object)
         try:
             found = self._bench.source.open(copying.object)
             if found is None:
@@ -399,9 +415,10 @@ class Staging:
                 copying.staged, copying.stat = copy_object(
                     source, store, found, copying, self._workers, self._sleep, 1, self._saved
                 )
-        except (SourceChangedError, SourceError, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 - the step that needs the bytes raises it
             copying.error = error
         finally:
+            self._bench.under_way.copied(copying.object, slot)
             self._observer.copied(copying.item)
 
     def land(self) -> None:

@@ -284,8 +284,8 @@ def _problems(
         found.append(_critical(f"{site} is halted: {report.reason}"))
     elif silent is not None:
         found.append(_warning(f"{site}: its replicator is {silent}"))
-    elif report.phase == Phase.BACKING_OFF.value:
-        found.append(_warning(f"{site} is backing off: {report.reason}"))
+    elif report.phase in (Phase.BACKING_OFF.value, Phase.STALLED.value):
+        found.append(_warning(f"{site} is {report.phase}: {report.reason}"))
     if at is not None and at.working < 0:
         what = "is not complete" if not at.reason else f"is due: {at.reason}"
         found.append(_warning(f"{site}: the initial copy {what}"))

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import schedule
+from replicator.deletions import Deletions
 from replicator.doubts import Doubts
 from replicator.escape import Escape
 from replicator.held import AheadError, DeferredError, HeldSteps
@@ -22,6 +23,7 @@ from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.observer import Observer
 from replicator.planner import ObjectItem, PlaceItem, Plan
+from replicator.removing import remove
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
 from replicator.staging import Staging, Workers
@@ -34,6 +36,7 @@ from replicator.stores.base import (
     SiteStore,
     StoreError,
 )
+from replicator.under_way import UnderWay
 from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
 
 _WAY_TRIES = 16
@@ -50,6 +53,8 @@ class Step:
         incarnations: Incarnations,
         escape: Escape,
         held: HeldSteps,
+        under_way: UnderWay,
+        deletions: Deletions,
         *,
         workers: Workers,
         inline_bytes: int,
@@ -65,6 +70,7 @@ class Step:
             incarnations: those of the journal.
             escape: what reconciles may have missed.
             held: the steps that failed or wait.
+            under_way: see there.  deletions: how much may be removed.
             workers: where bytes move.
             inline_bytes, grown_bytes_min, deadline_ns: see Staging.
             sleep: waits that many seconds.  clock_ns: nanoseconds, to measure by.
@@ -81,6 +87,8 @@ class Step:
             Doubts(store, escape.now),
             escape,
             held,
+            under_way,
+            deletions,
         )
         self.moves = Moves(self.bench)
         self._linking = Linking(self.bench, self.moves)
@@ -116,6 +124,10 @@ class Step:
         """
         if place.name == RESERVED and place.directory == self._source.root.id:
             return None
+        with self.bench.under_way.border(place):
+            return self._place(place, mode, item)
+
+    def _place(self, place: Place, mode: Mode, item: PlaceItem | None) -> ObjectId | None:
         parent = self._source.open(place.directory)
         if parent is None:
             return None  # its own disappearance is another place's business
@@ -138,7 +150,7 @@ class Step:
                     self._fill(found, directory, place, entry, mode, item)
                     return found.id if stat.S_ISDIR(found.mode) else None
             if entry is not None:
-                self.moves.vacate(directory, place, entry, mode)
+                remove(self.bench, self.moves, directory, place, entry, mode)
             return None
 
     def _skip_socket(
@@ -342,6 +354,10 @@ class Step:
 
         Raises what `place` raises.
         """
+        with self.bench.under_way.border(identity):
+            return self._object(identity, mode)
+
+    def _object(self, identity: ObjectId, mode: Mode) -> set[Place]:
         found = self._source.open(identity)
         if found is None:
             # what came in its place since must be seen before what the records tell of next
@@ -379,6 +395,11 @@ class Step:
     def directory_attributes(self, found: SourceObject, mode: Mode = NORMAL) -> None:
         """Owner, mode, ACL and xattrs of a directory; its times come with `finish`."""
         self.bench.touched.add(found.id)
+        self._directory_attributes(found, mode)
+        if not mode.wait:  # it was held, and may have been for its times
+            self._set_times(found.id)
+
+    def _directory_attributes(self, found: SourceObject, mode: Mode) -> None:
         if found.id == self._source.root.id:
             self._store.set_root_attributes(found.attributes(), self._mark(found))
             return

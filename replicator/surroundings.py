@@ -13,9 +13,12 @@ from replicator.copying import GROWN_BYTES_MIN, SMALL_BYTES
 from replicator.observer import Observer, Unobserved
 from replicator.planner import Item, PlaceItem, ReconcileItem
 from replicator.staging import Workers
-from replicator.stores.base import StoreError
+from replicator.stores.base import StoreError, UnsyncedError
+from replicator.under_way import UnderWay
 from replicator.view import SourceError
 from replicator.wording import size
+
+_TRIES_MAX = 5
 
 
 class TroubleError(Exception):
@@ -39,7 +42,7 @@ class Surroundings:
     Attributes:
         clock_ns: nanoseconds since 1970.  sleep: waits so many seconds.
         head: the newest record of the journal.
-        tick: called now and then during long steps; may raise to stop them.
+        tick: called now and then during long steps; may raise CutOffError to stop them.
         boot: id of this boot of the host.
         mount: which mount of the site's file system this is; 0 if that is not known.
         log: the activity log of the journal: the incarnation it tells of, and the generation that
@@ -55,6 +58,8 @@ class Surroundings:
         commit_order: in which order changes become visible.
         observer: is told what is done.
         anew: the site is to have another part of the source than before: all is compared.
+        under_way: what is being done, for after a death.
+        deletes_max: so many objects may be removed in an hour; 0: any number.
     """
 
     clock_ns: Callable[[], int]
@@ -75,6 +80,8 @@ class Surroundings:
     names_max: int = 64
     observer: Observer = field(default_factory=Unobserved)
     anew: bool = False
+    under_way: UnderWay = field(default_factory=UnderWay)
+    deletes_max: int = 0
 
 
 @contextlib.contextmanager
@@ -106,3 +113,10 @@ def describe(item: Item) -> str:
         path = item.place.name
     shown = "?" if path is None else "/" + path.decode(errors="backslashreplace")
     return f"reconcile {shown}" if isinstance(item, ReconcileItem) else shown
+
+
+def again(error: StoreError | SourceError, tries: int) -> bool:
+    """Whether to try the same again, after so many tries, before it is given up."""
+    if isinstance(error, StoreError) and (error.no_space or isinstance(error, UnsyncedError)):
+        return True
+    return error.transient and tries < _TRIES_MAX

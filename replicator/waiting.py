@@ -16,6 +16,7 @@ from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SequenceNumber
 from replicator.cursor import read_reports
 from replicator.site_state import (
+    NEVER_NS,
     HeldStep,
     Phase,
     SiteReport,
@@ -175,9 +176,13 @@ def _shown(step: HeldStep | SkippedStep) -> str:
 def _failed(held: Sequence[HeldStep], wanted: SequenceNumber) -> list[HeldStep]:
     """The steps that hold the clean cursor, if all of them have failed for good."""
     below = [step for step in held if step.sequence <= wanted]
-    if all(not step.waiting and step.tries >= _TRIES_MAX for step in below):
+    if all(step.due_ns == NEVER_NS or _is_lost(step) for step in below):
         return below
     return []
+
+
+def _is_lost(step: HeldStep) -> bool:
+    return not step.waiting and step.tries >= _TRIES_MAX
 
 
 def _unheard(answer: Answer, reports: dict[str, SiteReport | StateError]) -> Answer:

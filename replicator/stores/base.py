@@ -215,6 +215,10 @@ class SiteMissingError(SiteRefusedError):
     """There is no such directory."""
 
 
+class SiteEmptiedError(SiteRefusedError):
+    """It was a site, and nothing of it is there: it may not be mounted."""
+
+
 class SiteReadOnlyError(SiteRefusedError):
     """It cannot be written."""
 

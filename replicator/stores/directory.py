@@ -36,7 +36,7 @@ from replicator.stores.base import (
     UnsyncedError,
 )
 from replicator.stores.growing import FileBase, Grown, Tail, base_of, grow
-from replicator.stores.site_root import SiteRoot
+from replicator.stores.site_root import Claim, SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
 from replicator.stores.unfinished import PREFIX, Unfinished
 from replicator.xattrs import At, path_of, read_xattrs
@@ -77,21 +77,22 @@ class DirectoryStore:
         *,
         volume: bytes,
         name: str,
+        known: bool = False,
         adopt: bool = False,
+        take_over: bool = False,
         source: int | None = None,
         read_back: bool = False,
         boot: str = "",
     ) -> Self:
         """Take the site directory at `path` for the volume of that UUID (16 bytes).
 
-        `adopt` takes one that is not empty and of no volume, or renames one of this volume; what
-        stands there bears no marks. `source` is a descriptor of the source's root: neither may
-        hold the other. `read_back`: content is read again after it was written, and compared.
-        `boot`: id of this boot of the host: what was begun in another one is not gone on with.
-        Raises SiteRefusedError, StoreError.
+        `known`, `adopt`, `take_over`: see Claim. `source` is a descriptor of the source's root:
+        neither may hold the other. `read_back`: content is read again after it was written, and
+        compared. `boot`: id of this boot of the host: what was begun in another one is not gone on
+        with. Raises SiteRefusedError, StoreError.
         """
         with _border("open the site", path):
-            site = SiteRoot.open(path, volume, name, adopt=adopt, source=source)
+            site = SiteRoot.open(path, Claim(volume, name, known, adopt, take_over), source)
             store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
             store.read_back = read_back
             store.unfinished.tidy()

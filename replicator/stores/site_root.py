@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ import msgspec
 from replicator.stores.attributes import MARK
 from replicator.stores.base import (
     RESERVED,
+    SiteEmptiedError,
     SiteMissingError,
     SiteReadOnlyError,
     SiteRefusedError,
@@ -37,6 +40,29 @@ _DAEMON = "trusted.mirrorfs.daemon"  # an attribute that only the root of a mirr
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Which site is wanted, and what the operator allows for it.
+
+    Attributes:
+        volume: its UUID, 16 bytes.  name: of the site.
+        known: it was replicated to before: nothing of it may not be taken for a new site.
+        adopt: one that is not empty and of no volume, or of this one under another name.
+        take_over: one of another volume, too, or one that was emptied.
+    """
+
+    volume: bytes
+    name: str
+    known: bool = False
+    adopt: bool = False
+    take_over: bool = False
+
+    @property
+    def volume_text(self) -> str:
+        """The UUID as people write it."""
+        return str(uuid.UUID(bytes=self.volume))
 
 
 class SiteFile(msgspec.Struct, frozen=True):
@@ -65,29 +91,30 @@ class SiteRoot:
     lease: Lease
 
     @classmethod
-    def open(
-        cls, path: bytes, volume: bytes, name: str, *, adopt: bool, source: int | None
-    ) -> SiteRoot:
+    def open(cls, path: bytes, claim: Claim, source: int | None) -> SiteRoot:
         """See DirectoryStore.open. Raises SiteRefusedError, OSError."""
         with contextlib.ExitStack() as opened, _refusals(os.fsdecode(path)):
             root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, root)
             if source is not None:
                 _refuse_overlap(root, source)
-            _refuse_foreign(root, volume, name, adopt)  # before anything is changed there
+            _refuse_foreign(root, claim)  # before anything is changed there
             reserved = _subdirectory(root, RESERVED)
             opened.callback(os.close, reserved)
             lease = Lease(reserved)
             opened.callback(lease.release)
-            known = _refuse_foreign(root, volume, name, adopt)  # nobody else changes it now
+            found = _refuse_foreign(root, claim)  # nobody else changes it now
             stage, limbo, kept = (
                 _opened(_subdirectory(reserved, part), opened)
                 for part in (b"stage", b"limbo", b"kept")
             )
             _empty(stage, spare=PREFIX)
             _refuse_markless(stage)
-            wanted = SiteFile(FORMAT, str(uuid.UUID(bytes=volume)), name)
-            if known != wanted:
+            wanted = SiteFile(FORMAT, claim.volume_text, claim.name)
+            if found is not None and found.volume != wanted.volume:
+                _put_by(root, reserved, kept)
+                limbo = _opened(_subdirectory(reserved, b"limbo"), opened)
+            if found != wanted:
                 _replace(reserved, b"site", msgspec.json.encode(wanted) + b"\n")
             opened.pop_all()
             return cls(path, root, reserved, stage, limbo, kept, lease)
@@ -125,7 +152,7 @@ def _refusals(shown: str) -> Iterator[None]:
     try:
         yield
     except SiteRefusedError as error:
-        raise SiteRefusedError(f"{shown}: {error}") from error.__cause__
+        raise type(error)(f"{shown}: {error}") from error.__cause__
     except FileNotFoundError:
         raise SiteMissingError(f"{shown}: does not exist") from None
     except NotADirectoryError:
@@ -168,7 +195,29 @@ def _is_mirrorfs(directory: int) -> bool:
         return False
 
 
-def _refuse_foreign(root: int, volume: bytes, name: str, adopt: bool) -> SiteFile | None:
+def _put_by(root: int, reserved: int, kept: int) -> None:
+    """All that another volume's replicator made is kept, by one rename each: its marks mean nothing
+    here. What that replicator knew of the site goes."""
+    day = time.strftime("%Y-%m-%d", time.gmtime()).encode()
+    os.close(_subdirectory(kept, day))
+    number = 0
+    while True:
+        to = b"%s/taken-over.%d" % (day, number)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(to, 0o700, dir_fd=kept)
+            break
+        number += 1
+    os.replace(b"limbo", to + b"/.limbo", src_dir_fd=reserved, dst_dir_fd=kept)
+    for name in map(os.fsencode, os.listdir(root)):
+        if name != RESERVED:
+            os.replace(name, to + b"/" + name, src_dir_fd=root, dst_dir_fd=kept)
+    for name in map(os.fsencode, os.listdir(reserved)):
+        found = os.stat(name, dir_fd=reserved, follow_symlinks=False)
+        if name not in (b"site", b"lock") and not stat.S_ISDIR(found.st_mode):
+            os.unlink(name, dir_fd=reserved)
+
+
+def _refuse_foreign(root: int, claim: Claim) -> SiteFile | None:
     """Refuse what is not this volume's; what `.mirrorfs/site` says now."""
     try:
         reserved = os.open(RESERVED, _DIRECTORY, dir_fd=root)
@@ -184,23 +233,39 @@ def _refuse_foreign(root: int, volume: bytes, name: str, adopt: bool) -> SiteFil
     if source is not None:
         raise SiteRefusedError("is the source tree of a volume")
     if found is None:
-        others = [entry for entry in os.listdir(root) if os.fsencode(entry) != RESERVED]
-        if others and not adopt:
-            raise SiteRefusedError(
-                f"not empty ({min(others)!r}) and not a site of this volume; "
-                "'replicator attach --adopt' takes it"
-            )
+        _refuse_unknown(root, claim)
         return None
     if found.format != FORMAT:
         raise SiteRefusedError(f"has format {found.format}, only {FORMAT} is known here")
-    if found.volume != str(uuid.UUID(bytes=volume)):
-        raise SiteRefusedError(f"belongs to another volume, {found.volume}")
-    if found.name != name and not adopt:
+    if claim.take_over:
+        return found
+    if found.volume != claim.volume_text:
         raise SiteRefusedError(
-            f"is site {found.name!r} of this volume, not {name!r}; "
+            f"belongs to another volume, {found.volume}; 'replicator attach --take-over' takes it"
+        )
+    if found.name != claim.name and not claim.adopt:
+        raise SiteRefusedError(
+            f"is site {found.name!r} of this volume, not {claim.name!r}; "
             "'replicator attach --adopt' renames it"
         )
     return found
+
+
+def _refuse_unknown(root: int, claim: Claim) -> None:
+    """Of a directory that bears no sign of a site."""
+    if claim.adopt or claim.take_over:
+        return
+    if claim.known:
+        raise SiteEmptiedError(
+            f"has nothing of site {claim.name!r}, which was replicated to before: is it not "
+            "mounted? If it was emptied, 'replicator attach --take-over' makes it anew"
+        )
+    others = [entry for entry in os.listdir(root) if os.fsencode(entry) != RESERVED]
+    if others:
+        raise SiteRefusedError(
+            f"not empty ({min(others)!r}) and not a site of this volume; "
+            "'replicator attach --adopt' takes it"
+        )
 
 
 def _site_file(reserved: int) -> SiteFile | None:

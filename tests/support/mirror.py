@@ -15,6 +15,7 @@ from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.engine import Engine
 from replicator.observer import Observer, Unobserved
+from replicator.orders import Order
 from replicator.patterns import Wanted
 from replicator.site_state import SiteState, decode_state, encode_state
 from replicator.staging import Copying
@@ -29,8 +30,12 @@ WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_
 MUTATIONS = ("commit", "extend", "move", "exchange", "link", "remove", "keep")
 
 
-class CrashError(Exception):
+class CrashError(BaseException):
     """The replicator is killed here."""
+
+
+class StrangeError(BaseException):
+    """The site shows what it must not. (Nothing holds it up on its way to the test.)"""
 
 
 class WatchedStore:
@@ -266,6 +271,7 @@ class Mirror:
         except TroubleError:
             if self.random.random() < 0.5:  # it may have been once only
                 self.store.fail_in = -1
+        self.check_held()
 
     def save(self) -> None:
         try:
@@ -284,6 +290,9 @@ class Mirror:
         for _ in range(4):
             self.feed(1 << 30)
             self.begun = self.tree.clock
+            self.work_off()
+            self.check_held()
+            self.engine.obey(Order(time_ns=0))
             self.work_off()
             self.now += 100_000_000_000
             self.engine.save()
@@ -310,6 +319,18 @@ class Mirror:
                     waiting.append((child.mark.object, child))
 
     def check(self) -> None:
+        """As `_check` says, at once."""
+        try:
+            self._check()
+        except AssertionError as error:
+            raise StrangeError(str(error)) from error
+
+    def check_held(self) -> None:
+        """No step is held because of a mistake of ours."""
+        for step in self.engine.held:
+            assert not step.error.startswith("internal error"), step
+
+    def _check(self) -> None:
         """Every place shows something the source had there, not older than what it showed.
 
         While the site has two copies of a directory (one of them about to go), the places in it

@@ -76,6 +76,7 @@ class Replication:
         log: what the replicator says.
         arguments: further ones for `run`.
         volume: the volume file, if there is one.
+        command: the program.
     """
 
     journal: Path
@@ -84,13 +85,14 @@ class Replication:
     _process: subprocess.Popen[bytes] | None = None
     arguments: Sequence[str] = ()
     volume: Path | None = None
+    command: Sequence[str] = REPLICATOR
 
     def start(self) -> None:
         """Start it; `settle` waits for its work."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*REPLICATOR, "run", *self.arguments, *self._volume()],
+                [*self.command, "run", *self.arguments, *self._volume()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

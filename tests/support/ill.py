@@ -1,0 +1,35 @@
+"""A replicator that is not well: a program that takes the arguments of `replicator`.
+
+It dies when it copies content that begins with DIE, makes a mistake at BUG, and loses patience in
+seconds where the real one takes a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+from replicator import cli, progress, site_state
+from replicator.copying import Check, at_once, copy_content
+from replicator.stores import directory
+
+DIE: Final = b"DIE"
+BUG: Final = b"BUG"
+
+
+def _copy(source: int, stage: int, check: Check = at_once) -> int:
+    begins = os.pread(source, 3, 0)
+    if begins == DIE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if begins == BUG:
+        raise KeyError("a mistake")
+    return copy_content(source, stage, check)
+
+
+if __name__ == "__main__":
+    vars(directory)["copy_content"] = _copy
+    vars(site_state)["BACKOFF_SECONDS_MAX"] = 2.0
+    for name in ("STALLED_SECONDS", "STOP_SECONDS", "STOP_NOW_SECONDS"):
+        setattr(progress, name, 2.0)
+    cli.main()
