@@ -57,17 +57,27 @@ class HeldSteps:
             if step.tries > 0:
                 self._unexplained.add(step.key)
 
-    def __bool__(self) -> bool:
-        return bool(self._steps)
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def all(self) -> list[HeldStep]:
         """Every step, the one held longest first."""
         return list(self._steps.values())
 
+    def __contains__(self, item: Item) -> bool:
+        return key_of(item) in self._steps
+
     def hold(
-        self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
+        self,
+        item: Item,
+        error: Exception,
+        now_ns: int,
+        subject: Subject,
+        *,
+        unsure: bool,
+        later: bool = False,
     ) -> None:
-        """Try it again later. `unsure`: see HeldStep."""
+        """Try it again later. `unsure`, `later`: see HeldStep."""
         key = key_of(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
@@ -94,6 +104,7 @@ class HeldSteps:
             unsure=unsure or (before is not None and before.unsure),
             waiting=waiting,
             writer=writer,
+            later=later and (before is None or before.later),
             since_ns=before.since_ns if before else now_ns,
             due_ns=now_ns + int(seconds * 1e9),
             tries=tries,
@@ -109,7 +120,7 @@ class HeldSteps:
 
     def _put(self, step: HeldStep) -> None:
         self._steps[step.key] = step
-        if step.kind == "reconcile":
+        if step.kind == "reconcile" and not step.later:
             self._reconciles.add(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None

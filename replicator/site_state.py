@@ -68,6 +68,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
         sequence: of its first record; the clean cursor stays below it.
         waiting: it has not failed: its object is open for writing (`writer`), or a record is still
             to come.
+        later: of a "reconcile": steps in it waited for records still to come; all others are told.
         since_ns: when it was first held.  due_ns: when it is tried again.
     """
 
@@ -82,6 +83,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     sequence: int
     waiting: bool = False
     writer: bool = False
+    later: bool = False
     since_ns: int
     due_ns: int
     tries: int = 1

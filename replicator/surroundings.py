@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from mirrorfs.journal.record import SequenceNumber, Tag
@@ -14,6 +14,7 @@ from replicator.planner import Item, PlaceItem, ReconcileItem
 from replicator.staging import Workers
 from replicator.stores.base import StoreError
 from replicator.view import SourceError
+from replicator.window import Window
 
 
 class TroubleError(Exception):
@@ -49,6 +50,7 @@ class Surroundings:
         copies_max: so many files may be copied, or have been, before the turn of their steps.
         inline_bytes: files up to this size are copied on the spot, while the site is quick.
         commit_order: in which order changes become visible.
+        window: how far records are read ahead.
     """
 
     clock_ns: Callable[[], int]
@@ -65,6 +67,7 @@ class Surroundings:
     log: Callable[[], tuple[Tag, int]] = lambda: (Tag(0), 0)
     unsynced: bool = False
     names_max: int = 64
+    window: Window = field(default_factory=Window)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ class Turns:
             fresh = plan.fresh()
             item = order.ready()
             late = order.last is not None and fresh is not None and fresh.position < order.last
+            if late and isinstance(fresh, ReconcileItem) and item is not None:
+                late = fresh.position < item.position  # else it is what the reconcile waits for
             if item is not None and not late:
                 if plan.waits(item) or item in self._retries or item in self._owed:
                     return item

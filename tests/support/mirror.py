@@ -20,6 +20,7 @@ from replicator.stores.base import SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
+from replicator.window import Window
 from tests.support.model_tree import ModelTree, Thing
 
 WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
@@ -110,7 +111,7 @@ class FakeWorkers:
 class Mirror:
     """One site of a model tree, driven step by step.
 
-    `inline_bytes`: see the engine; by default no workers are used.
+    `inline_bytes`, `window`: see the engine; by default no workers are used.
     """
 
     def __init__(
@@ -119,7 +120,9 @@ class Mirror:
         *,
         inline_bytes: int = 1 << 20,
         commit_order: CommitOrder = CommitOrder.DIRECTORY,
+        window: Window | None = None,
     ) -> None:
+        self.window = window or Window()
         self.random = random
         self.inline_bytes = inline_bytes
         self.commit_order = commit_order
@@ -134,6 +137,7 @@ class Mirror:
         self.lost: set[Node] = set()
         self.names_max = random.choice([1, 1, 2, 3, 64])
         self.fed = 0
+        self.stuck = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
         self.start(deepcopy(self.fresh))
@@ -158,6 +162,7 @@ class Mirror:
             copies_max=4,
             inline_bytes=self.inline_bytes,
             commit_order=self.commit_order,
+            window=self.window,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),
@@ -175,6 +180,10 @@ class Mirror:
         self.start(deepcopy(self.fresh))
 
     def feed(self, count: int) -> None:
+        """Let it read so many records, as far as its window allows."""
+        if self.engine.crowded:
+            self.save()
+        count = min(count, self.engine.room())
         new = [pair for pair in self.tree.records if pair[0].sequence > self.fed][:count]
         self.engine.feed(new)
         self.fed += len(new)
@@ -250,8 +259,23 @@ class Mirror:
             self.feed(1 << 30)
             self.begun = self.tree.clock
             self.work_off()
+            while self.fed < self.tree.head:  # as far as the window allows, each time
+                self.read_on()
             self.now += 100_000_000_000
             self.engine.save()
+
+    def read_on(self) -> None:
+        """Read the next records, and work; what waits for others that are not read makes room."""
+        before = self.fed, self.engine.plan.working(), len(self.engine.plan)
+        self.feed(1 << 30)
+        self.begun = self.tree.clock
+        self.work_off()
+        if before == (self.fed, self.engine.plan.working(), len(self.engine.plan)):
+            self.now += 1_000_000_000
+            self.stuck += 1
+            assert self.stuck < 10, "it waits for what it does not read"
+        else:
+            self.stuck = 0
 
     def work_off(self) -> None:
         """Work until there is nothing to do."""

@@ -14,6 +14,7 @@ import pytest
 
 from mirrorfs.journal.record import SequenceNumber
 from replicator.commit_order import CommitOrder
+from replicator.window import Window
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random, directories
 
@@ -31,19 +32,21 @@ def run(
     cuts: bool = False,
     compares: bool = False,
     workers: bool = False,
+    narrow: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
-    move on workers, many at a time, and arrive in any order.
+    move on workers, many at a time, and arrive in any order. `narrow`: few records are read ahead.
     """
     random = Random(seed)
     mirror = Mirror(
         random,
         inline_bytes=-1 if workers else 1 << 20,
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+        window=small_window(seed) if narrow else None,
     )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
@@ -78,6 +81,13 @@ def run(
         interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
     mirror.drain()
     return mirror
+
+
+def small_window(seed: int) -> Window:
+    """Some records ahead; also so that one of the bounds is met long before the others."""
+    random = Random(seed)
+    items, hints, records = (random.choice([2, 3, 5, 10, 20]) for _ in range(3))
+    return Window(items, hints, records, held=random.choice([1, 2, 4, 100]))
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
@@ -138,6 +148,7 @@ def test_all_that_can_upset_it_ends_equal(block: int) -> None:
             cuts=chance.random() < 0.4,
             compares=chance.random() < 0.4,
             workers=chance.random() < 0.5,
+            narrow=chance.random() < 0.5,
         )
         assert_equal(mirror, seed)
 
