@@ -135,7 +135,8 @@ class Step:
             way = self.bench.map.resolve(source)
             if not isinstance(way, Place):
                 return way
-            self.place(way, replace(mode, descends=mode.descends and self._is_at(way, source)))
+            descends = mode.descends and self._is_at(way, source)
+            self.place(way, replace(mode, descends=descends, on_way=True))
         raise SourceChangedError("directories are renamed faster than they can be followed")
 
     def touch_above(self, source: SourceObject) -> None:
@@ -157,6 +158,8 @@ class Step:
         item: PlaceItem | None,
     ) -> None:
         """The source has an object there."""
+        if mode.on_way and not stat.S_ISDIR(found.mode):
+            return  # what was on the way has gone elsewhere
         if mode.adopt and entry is not None and self._adopt(found, directory, place, entry):
             entry = self._store.lookup(directory, place.name)
         if entry is not None and schedule.is_copy(found, entry):
