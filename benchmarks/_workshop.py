@@ -198,7 +198,7 @@ def _mounts_below(path: Path) -> list[str]:
     return [point for point in points if f"{point}/".startswith(f"{path}/")]
 
 
-def run(*words: str | Path) -> str:
+def run(*words: str | Path, patience: float = PATIENCE_SECONDS) -> str:
     """Run a command to its end and return what it printed; BenchmarkError if it fails."""
     try:
         ended = subprocess.run(
@@ -209,21 +209,22 @@ def run(*words: str | Path) -> str:
             text=True,
             errors="replace",
             start_new_session=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=patience,
         )
     except FileNotFoundError:
         raise BenchmarkError(f"{words[0]}: not installed", 66) from None
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{words[0]}: not done after {PATIENCE_SECONDS:.0f} s") from None
+        raise BenchmarkError(f"{words[0]}: not done after {patience:.0f} s") from None
     if ended.returncode != 0:
         said = ended.stdout.strip() or f"{words[0]}: ended with status {ended.returncode}"
         raise BenchmarkError(said, ended.returncode)
     return ended.stdout
 
 
-def wait(journal: Path, name: str) -> None:
+def wait(journal: Path, name: str, patience: float = PATIENCE_SECONDS) -> None:
     """Until the site has everything up to now."""
-    run("replicator", "wait", "--journal", journal, "--site", name, "now")
+    words = ("replicator", "wait", "--journal", journal, "--site", name, "now")
+    run(*words, patience=patience)
 
 
 def main(measure: Callable[[Workshop, argparse.Namespace], None], given: argparse.Namespace) -> int:

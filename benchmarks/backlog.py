@@ -32,6 +32,7 @@ from replicator.system_calls import handle_of
 
 _MIB = 1 << 20
 _PER_DIRECTORY = 100
+_PATIENCE_SECONDS = 3600.0
 _LIVES = 125_000
 """So many files are made after one before it is removed: half a million records."""
 
@@ -127,7 +128,7 @@ def _follow(journal: Path, site: Path, log: Path) -> tuple[float, float, int]:
         began = time.monotonic()
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
-            _workshop.wait(journal, "site")
+            _workshop.wait(journal, "site", _PATIENCE_SECONDS)
             seconds = time.monotonic() - began
             processor, peak = _measured(process)
             process.send_signal(signal.SIGTERM)

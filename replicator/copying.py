@@ -42,8 +42,8 @@ def copy_content(source: int, stage: int, check: Callable[[], None] = lambda: No
         return 0
     whole = before.st_blocks * 512 >= size
     if whole and size <= SMALL_BYTES:
-        _read_and_write(source, stage, 0, size, check)
-    elif not _clone(source, stage):
+        return _copy_small(source, stage, size, check)
+    if not _clone(source, stage):
         if whole:
             _copy_range(source, stage, 0, size, check)
         else:
@@ -54,6 +54,29 @@ def copy_content(source: int, stage: int, check: Callable[[], None] = lambda: No
     if written < size:
         raise OSError(errno.EIO, f"the stage holds {written} of {size} bytes")
     return written
+
+
+def _copy_small(source: int, stage: int, size: int, check: Callable[[], None]) -> int:
+    """As copy_content, without asking again what was read and written: it is counted."""
+    check()
+    data = _read(source, 0, size)
+    if len(data) < size:
+        _read_and_write(source, stage, 0, size, check)
+        return size
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.pwrite(stage, rest, size - len(rest)) :]
+    return size
+
+
+def _read(source: int, start: int, size: int) -> bytes:
+    try:
+        return os.pread(source, size, start)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise SourceError(
+            f"cannot read at {start}: {os.strerror(code)}", code, transient=code in TRANSIENT
+        ) from error
 
 
 def read_back(source: int, stage: int, check: Callable[[], None]) -> None:
@@ -133,13 +156,7 @@ def _read_and_write(
 ) -> None:
     while start < end:
         check()
-        try:
-            data = os.pread(source, min(end - start, BUFFER_BYTES), start)
-        except OSError as error:
-            code = error.errno or errno.EIO
-            raise SourceError(
-                f"cannot read at {start}: {os.strerror(code)}", code, transient=code in TRANSIENT
-            ) from error
+        data = _read(source, start, min(end - start, BUFFER_BYTES))
         if not data:
             raise SourceChangedError(f"ended at {start} while it was copied")
         rest = memoryview(data)

@@ -169,8 +169,11 @@ class SiteMap:
         entry = self._store.lookup(directory, name)
         return entry is not None and entry.mark is not None and entry.mark.object == identity
 
-    def copies(self, identity: ObjectId) -> Iterator[Copy]:
-        """Every name the site is known to have for an object: limbo, then places."""
+    def copies(self, identity: ObjectId, empty: Place | None = None) -> Iterator[Copy]:
+        """Every name the site is known to have for an object: limbo, then places.
+
+        `empty`: nothing stands there, as was seen just now.
+        """
         entry = self.limbo.lookup(identity)
         if entry is not None:
             yield Copy(self.limbo.directory, limbo_name(identity), entry, None)
@@ -179,7 +182,7 @@ class SiteMap:
         if known is not None and known.place is not None:
             places[known.place] = None
         for place in places:
-            directory = self.find(place.directory)
+            directory = None if place == empty else self.find(place.directory)
             if directory is None:
                 continue
             entry = self._store.lookup(directory, place.name)

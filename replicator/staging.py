@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
@@ -121,7 +121,8 @@ def copy_object(
         mark = copying.mark = _read_mark(source, copying, before.ctime_ns)
 
         def complete(mark: Mark = mark) -> Mark:
-            return replace(mark, saved=saved())
+            known = mark.tag, mark.sequence, mark.ctime_ns, mark.flags
+            return Mark(mark.object, *known, saved())
 
         attributes = found.attributes(before)
         if not stat.S_ISREG(before.mode):
@@ -143,12 +144,13 @@ def _same(one: SourceStat | SourceObject, other: SourceStat) -> bool:
 
 def _settled(source: SourceTree, found: SourceObject, sleep: Callable[[float], None]) -> SourceStat:
     """The object as it is, when any later change will show in its change time."""
+    now = found.seen()
     for _ in range(_SETTLE_TRIES):
-        now = found.stat()
         delay = source.settle_delay(now.ctime_ns)
         if delay <= 0:
             return now
         sleep(delay)
+        now = found.stat()
     raise SourceChangedError("hot: it keeps changing")
 
 

@@ -264,7 +264,7 @@ class Step:
         mode: Mode,
     ) -> None:
         """The site has something else there than this file (symlink, device …), or nothing."""
-        copies, state = self._ranked_copies(found, mode)
+        copies, state = self._ranked_copies(found, mode, place if entry is None else None)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
         if found.links > 1:
@@ -289,11 +289,14 @@ class Step:
         if made is not None and schedule.is_copy(found, made):
             self._refresh(found, Copy(directory, place.name, made, place), place, mode)
 
-    def _ranked_copies(self, found: SourceObject, mode: Mode) -> tuple[list[Copy], ContentState]:
-        """What the site has of it, the best first, and what the best is worth."""
+    def _ranked_copies(
+        self, found: SourceObject, mode: Mode, empty: Place | None = None
+    ) -> tuple[list[Copy], ContentState]:
+        """What the site has of it, the best first, and what the best is worth. `empty`: see
+        SiteMap.copies."""
         ranks = (ContentState.STALE, ContentState.COMING, ContentState.CURRENT)
         ranked: list[tuple[int, tuple[bool, bool, int], Copy]] = []
-        for copy in self.bench.map.copies(found.id):
+        for copy in self.bench.map.copies(found.id, empty):
             mark = copy.entry.mark
             if mark is not None and schedule.same_kind(found, copy.entry):
                 state = ContentState.CURRENT

@@ -86,7 +86,8 @@ class ModelObject:
         self._tree = tree
         self.thing = thing
         self.id = thing.id
-        self.__dict__.update(self.stat()._asdict())
+        self._seen = self.stat()
+        self.__dict__.update(self._seen._asdict())
 
     mode: int
     uid: int
@@ -97,6 +98,9 @@ class ModelObject:
     ctime_ns: int
     rdev: int
     links: int
+
+    def seen(self) -> SourceStat:
+        return self._seen
 
     def stat(self) -> SourceStat:
         thing = self.thing
