@@ -89,7 +89,14 @@ class Workshop:
         program: tuple[str, ...] = ("mirrorfs",)
         if not activity:
             program = (sys.executable, "-m", "benchmarks._without_activity")
-        mount = (*program, "mount", source, mountpoint, "-o", f"journal={journal}")
+        mount: tuple[str | Path, ...] = (
+            *program,
+            "mount",
+            source,
+            mountpoint,
+            "-o",
+            f"journal={journal}",
+        )
         return self._mounted(mountpoint, mount, "mirrorfs", "umount")
 
     @contextmanager
@@ -174,6 +181,35 @@ class Workshop:
             raise BenchmarkError(f"{error}\n{log.read_text(errors='replace')}") from None
         time.sleep(_SETTLE_SECONDS)
 
+    @contextmanager
+    def follower(self, journal: Path, name: str, site: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A replicator to one site for as long as this lasts; it ends as `kill` ends it."""
+        words = ("replicator", "run", "--journal", journal, "--site", f"{name}=file://{site}")
+        with self.running(words, f"replicator-{name}") as process:
+            yield process
+
+    @contextmanager
+    def running(self, words: Sequence[str | Path], name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A program for as long as this lasts; asked to end, it must not fail. What it says is in
+        `name`.log."""
+        log = self.base / f"{name}.log"
+        with ExitStack() as stack:
+            with self._held(), log.open("ab") as said:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+                stack.callback(_end, process)
+            yield process
+            process.terminate()
+            code = process.wait(PATIENCE_SECONDS)
+            if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+                told = log.read_text(errors="replace")
+                raise BenchmarkError(f"{words[0]}: ended with status {code}\n{told}")
+
     def close(self) -> None:
         """End and remove everything."""
         with self._held():
@@ -189,6 +225,19 @@ class Workshop:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What it has taken of processors so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_peak(process: subprocess.Popen[bytes]) -> int:
+    """The most memory it has had so far, in bytes."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024
 
 
 def _mounts_below(path: Path) -> list[str]:

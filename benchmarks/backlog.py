@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -23,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import _support, _workshop
-from benchmarks._workshop import BenchmarkError, Workshop
+from benchmarks._workshop import Workshop
 from mirrorfs.journal.reader import JournalReader
 from mirrorfs.journal.record import SETTLED, Change, Kind, ObjectId, Place, handle_id
 from mirrorfs.journal.recovery import open_journal
@@ -112,34 +110,13 @@ def _rewrite(writer: JournalWriter, source: Path, file: Path, epoch: int) -> Non
     writer.append(Kind.WRITE, body, SETTLED)
 
 
-def _measured(process: subprocess.Popen[bytes]) -> tuple[float, int]:
-    """Its processor time in seconds, and its peak of memory in bytes."""
-    ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    seconds = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
-    return seconds, int(peak.split()[1]) * 1024
-
-
-def _follow(journal: Path, site: Path, log: Path) -> tuple[float, float, int]:
+def _follow(workshop: Workshop, journal: Path, site: Path) -> tuple[float, float, int]:
     """A replicator until the site has everything: seconds, its processor time, its peak."""
-    words = ("replicator", "run", "--journal", journal, "--site", f"site=file://{site}")
-    with log.open("ab") as said:
-        began = time.monotonic()
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        try:
-            _workshop.wait(journal, "site", _PATIENCE_SECONDS)
-            seconds = time.monotonic() - began
-            processor, peak = _measured(process)
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(_workshop.PATIENCE_SECONDS)
-            if code not in (0, -signal.SIGTERM):
-                told = log.read_text(errors="replace")
-                raise BenchmarkError(f"replicator: ended with status {code}\n{told}")
-        finally:
-            process.kill()
-            process.wait()
-    return seconds, processor, peak
+    began = time.monotonic()
+    with workshop.follower(journal, "site", site) as process:
+        _workshop.wait(journal, "site", _PATIENCE_SECONDS)
+        seconds = time.monotonic() - began
+        return seconds, _workshop.processor_seconds(process), _workshop.memory_peak(process)
 
 
 def measure(workshop: Workshop, given: argparse.Namespace) -> None:
@@ -150,13 +127,12 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     kept = _make_tree(source, given.kept)
     with workshop.mirrorfs(source, mountpoint, journal, activity=False):
         pass
-    log = workshop.base / "replicator.log"
-    _, _, initial = _follow(journal, site, log)
-    _, _, idle = _follow(journal, site, log)
+    _, _, initial = _follow(workshop, journal, site)
+    _, _, idle = _follow(workshop, journal, site)
     rows = [["records", "seconds", "records/s", "processor, s", "peak of memory"]]
     for files in (given.files // 10, given.files):
         records = _append(journal, source, kept, max(1, files))
-        seconds, processor, peak = _follow(journal, site, log)
+        seconds, processor, peak = _follow(workshop, journal, site)
         rate = f"{records / seconds:,.0f}"
         shown = f"{peak / _MIB:.0f} MiB"
         rows.append([f"{records:,}", f"{seconds:.1f}", rate, f"{processor:.1f}", shown])

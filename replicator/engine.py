@@ -141,16 +141,12 @@ class Engine:
 
     def room(self) -> int:
         """How many records may be fed now."""
-        plan = self.plan
-        records = plan.known - plan.working()
-        window = self._world.window
-        return window.room(items=len(plan), hints=plan.remembered, records=records)
+        return self.plan.room(self._world.window)
 
     @property
     def crowded(self) -> bool:
         """Whether `save` would make room for records."""
-        plan = self.plan
-        return plan.remembered >= self._world.window.hints and plan.may_forget
+        return self.plan.remembered >= self._world.window.hints and self.plan.may_forget
 
     # work --------------------------------------------------------------------------------------
 
@@ -372,22 +368,15 @@ class Engine:
 
     def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
         now_ns = self._world.clock_ns()
-        gathered = self._gathered(item) if isinstance(error, AheadError) else item
+        gathered = item
+        if isinstance(error, AheadError):
+            gathered = self._held.gathered(item, self._root, self._world.window)
         if gathered is item:
             self._held.hold(item, error, now_ns, self._subject(item), unsure=unsure)
         else:
             error = AheadError("much in it waits for records that are still to come")
             later = isinstance(item, PlaceItem) and not unsure
             self._held.hold(gathered, error, now_ns, Subject(), unsure=unsure, later=later)
-
-    def _gathered(self, item: Item) -> Item:
-        """What is held for a step that waits for a record: very many of them are one comparison."""
-        held, held_max = self._held, self._world.window.held
-        if len(held) < held_max or item in held or isinstance(item, ReconcileItem):
-            return item
-        if isinstance(item, PlaceItem) and len(held) < 2 * held_max:
-            return ReconcileItem(item.place.directory, False, item.position)
-        return ReconcileItem(self._root, True, item.position, b"")
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:

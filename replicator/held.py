@@ -15,6 +15,7 @@ from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
 from replicator.view import SourceChangedError
+from replicator.window import Window
 
 Key: TypeAlias = tuple[str, bytes, bytes, bytes]
 
@@ -66,6 +67,14 @@ class HeldSteps:
 
     def __contains__(self, item: Item) -> bool:
         return key_of(item) in self._steps
+
+    def gathered(self, item: Item, root: ObjectId, window: Window) -> Item:
+        """What to hold for a step that waits for a record: very many of them are one comparison."""
+        if len(self) < window.held or item in self or isinstance(item, ReconcileItem):
+            return item
+        if isinstance(item, PlaceItem) and len(self) < 2 * window.held:
+            return ReconcileItem(item.place.directory, False, item.position)
+        return ReconcileItem(root, True, item.position, b"")
 
     def hold(
         self,

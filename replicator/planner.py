@@ -25,6 +25,7 @@ from mirrorfs.journal.record import (
     SequenceNumber,
     Tag,
 )
+from replicator.window import Window
 
 _ARRIVALS = frozenset({Kind.CREATE, Kind.MKDIR, Kind.MKNOD, Kind.SYMLINK, Kind.LINK, Kind.RENAME})
 _ABOUT_OBJECT = frozenset({Kind.WRITE, Kind.ATTRIBUTES, Kind.XATTR})
@@ -132,6 +133,11 @@ class Plan:
     def remembered(self) -> int:
         """Of how many objects there are hints (or what takes as much memory)."""
         return max(len(self._hints), len(self._order) // 4)
+
+    def room(self, window: Window) -> int:
+        """How many more records may be taken in."""
+        records = self.known - self.working()
+        return window.room(items=len(self), hints=self.remembered, records=records)
 
     def hints(self, identity: ObjectId) -> Hints:
         """What is known of an object from records that are not yet behind the saved cursor."""

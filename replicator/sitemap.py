@@ -6,6 +6,7 @@ found again from the source, the hints of recent records, held steps, the table 
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -98,6 +99,19 @@ class SiteMap:
         if opened is not None:
             self._open[identity] = _Open(opened, place, None)
         return opened
+
+    def find_along(self, identity: ObjectId, path: bytes) -> Directory | None:
+        """The site's directory of that object, if it stands where that path leads at the site."""
+        at, parent = self._store.root(), self._root
+        for name in path.split(b"/"):
+            entry = self._store.lookup(at, name)
+            if entry is None or entry.mark is None or not stat.S_ISDIR(entry.mode):
+                return None
+            opened = self._opened(entry.mark.object, at, name, Place(parent, name))
+            if opened is None:
+                return None
+            at, parent = opened, entry.mark.object
+        return at if parent == identity else None
 
     def find(self, identity: ObjectId) -> Directory | None:
         """The site's directory of that object, wherever the site has it."""

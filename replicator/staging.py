@@ -366,6 +366,13 @@ class Staging:
             if copying.staged is not None:
                 self._bench.store.discard(copying.staged)
 
+    def renounce(self, owner: Item, newest: ObjectId | None) -> bool:
+        """That step does not want what is not the newest; whether there was something."""
+        old = [each for each in self._wanted.get(owner, ()) if each != newest]
+        for identity in old:
+            self._give_up(owner, identity)
+        return bool(old)
+
     def release(self, owner: Item | None) -> None:
         """That step is done, or given up."""
         self._tries.pop(owner, None)

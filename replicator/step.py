@@ -20,7 +20,7 @@ from replicator.held import AheadError, DeferredError, HeldSteps
 from replicator.linking import Linking
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
-from replicator.planner import ObjectItem, PlaceItem, Plan
+from replicator.planner import ObjectItem, PlaceItem, Plan, ReconcileItem
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
 from replicator.staging import Staging, Workers
@@ -129,6 +129,8 @@ class Step:
         copy what a record still to be read will move.
         """
         known = self.bench.map.find(source.id)
+        if known is None:
+            known = self._found_along(source)
         if known is not None:
             return known
         for _ in range(_WAY_TRIES):
@@ -138,6 +140,14 @@ class Step:
             descends = mode.descends and self._is_at(way, source)
             self.place(way, replace(mode, descends=descends, on_way=True))
         raise SourceChangedError("directories are renamed faster than they can be followed")
+
+    def _found_along(self, directory: SourceObject) -> Directory | None:
+        """Where the record being applied says that it was: by a record that is not read yet it may
+        have gone elsewhere since."""
+        item = self.staging.owner[0]
+        if isinstance(item, ReconcileItem | None) or not item.path or b"/" not in item.path:
+            return None
+        return self.bench.map.find_along(directory.id, item.path.rpartition(b"/")[0])
 
     def touch_above(self, source: SourceObject) -> None:
         """Have the times set of all directories above that one."""

@@ -25,8 +25,8 @@ _ENOMEM_SECONDS = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-# struct file_handle: bytes, type, and the handle behind them. (Packed: these two are called for each
-# step, and a ctypes.Structure takes longer than the call.)
+# struct file_handle: bytes, type, and the handle behind them. Packed: a ctypes.Structure takes
+# longer than the calls, which are made for each step.
 _HANDLE = struct.Struct("=Ii")
 _NO_HANDLE = _HANDLE.pack(_HANDLE_BYTES_MAX, 0) + bytes(_HANDLE_BYTES_MAX)
 

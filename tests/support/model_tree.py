@@ -165,8 +165,9 @@ class ModelTree:
         self.records.append((Record(sequence, self.clock, kind, flags, body), self.tag))
 
     def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: Any) -> None:
+        path = self._path(places[0 if kind is Kind.LINK else -1]) if places else None
         body = Change(
-            thing.id, places, b"", thing.mode, thing.links, ctime_ns=thing.changed, **more
+            thing.id, places, path, thing.mode, thing.links, ctime_ns=thing.changed, **more
         )
         if self.marks is not None:
             self._mark(kind, body)
@@ -179,6 +180,12 @@ class ModelTree:
         for thing in list(self.things.values()):
             if thing.dirty and thing.places:
                 self.marks.add(thing.places[0].directory, None)
+
+    def _path(self, place: Place) -> bytes | None:
+        way = self._way(place.directory)
+        return (
+            None if way is None else b"/".join([*(name or b"" for _, name in way[1:]), place.name])
+        )
 
     def _mark(self, kind: Kind, body: Change) -> None:
         assert self.marks is not None

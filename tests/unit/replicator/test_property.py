@@ -153,6 +153,44 @@ def test_all_that_can_upset_it_ends_equal(block: int) -> None:
         assert_equal(mirror, seed)
 
 
+def test_a_comparison_and_what_others_owe_do_not_wait_for_each_other() -> None:
+    """A comparison that a record asks for, behind steps that come after what is owed."""
+    mirror = run(110, tails=True, initial=True, cuts=True, compares=True, workers=True)
+    assert_equal(mirror, 110)
+    for seed, kill in ((813, False), (2320, True)):
+        mirror = run(
+            seed, crashes=kill, tails=True, faults=True, initial=True, degrades=not kill,
+            compares=not kill, workers=True, narrow=True,
+        )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+def test_a_file_where_a_directory_was_looked_for_is_left_to_its_record() -> None:
+    mirror = run(
+        108_447, crashes=True, tails=True, faults=True, initial=True, cuts=True, workers=True,
+        narrow=True,
+    )  # fmt: skip
+    assert_equal(mirror, 108_447)
+
+
+@pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
+@pytest.mark.parametrize("upset", ["", "crashes", "faults"])
+@pytest.mark.parametrize("block", range(2))
+def test_a_site_that_reads_little_ahead_ends_equal(block: int, upset: str, tails: bool) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset != "",
+            tails=tails,
+            faults=upset == "faults",
+            initial=not seed % 3,
+            compares=not seed % 4,
+            workers=bool(seed % 2),
+            narrow=True,
+        )
+        assert_equal(mirror, seed)
+
+
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
 @pytest.mark.parametrize("block", range(4))
 def test_a_site_that_fails_now_and_then_ends_equal(block: int, initial: bool) -> None:
