@@ -130,7 +130,7 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     _, _, initial = _follow(workshop, journal, site)
     _, _, idle = _follow(workshop, journal, site)
     rows = [["records", "seconds", "records/s", "processor, s", "peak of memory"]]
-    for files in (given.files // 10, given.files):
+    for files in (given.files // 10, given.files) * given.rounds:
         records = _append(journal, source, kept, max(1, files))
         seconds, processor, peak = _follow(workshop, journal, site)
         rate = f"{records / seconds:,.0f}"

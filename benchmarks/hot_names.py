@@ -62,31 +62,31 @@ class _Watch:
     def __init__(self, journal: Path, site: Path) -> None:
         self.behind = [0, 0]
         self.under_way = 0
-        self._reader = JournalReader(str(journal))
+        self.reader = JournalReader(str(journal))
         self._state = site / ".mirrorfs" / "state"
         self._stage = site / ".mirrorfs" / "stage"
 
     def look(self, half: int) -> None:
-        behind = self._reader.head() - decode_state(self._state.read_bytes()).working
+        behind = self.reader.head() - decode_state(self._state.read_bytes()).working
         self.behind[half] = max(self.behind[half], behind)
         self.under_way = max(self.under_way, len(os.listdir(self._stage)))
 
     def close(self) -> None:
-        self._reader.close()
+        self.reader.close()
 
 
 def _run(
-    mountpoint: Path, source: Path, journal: Path, site: Path, size: int, given: argparse.Namespace
+    parent: Path, source: Path, journal: Path, site: Path, size: int, given: argparse.Namespace
 ) -> list[str]:
-    """One size; its column."""
-    name = f"hot{size}"
-    jobs = mountpoint / name
-    jobs.mkdir()
+    """One size, in a new directory; its column."""
+    name = f"{parent.name}/{size}"
+    jobs = parent / f"{size}"
+    jobs.mkdir(parents=True)
     _workshop.wait(journal, "site")
     time.sleep(1)  # its report is written every second
     before = _counters(journal)
     watch = _Watch(journal, site)
-    first = watch._reader.head()
+    first = watch.reader.head()
     context = multiprocessing.get_context("spawn")
     end, count = context.Event(), context.Queue()
     clients = [
@@ -108,7 +108,7 @@ def _run(
     for each in clients:
         each.join()
     closed = time.monotonic()
-    records = watch._reader.head() - first
+    records = watch.reader.head() - first
     _workshop.wait(journal, "site")
     equal = time.monotonic() - closed
     watch.close()
@@ -136,7 +136,11 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     mounted = workshop.mirrorfs(source, mountpoint, journal)
     with mounted, workshop.follower(journal, "site", site):
         _workshop.wait(journal, "site")
-        columns = [_run(mountpoint, source, journal, site, size, given) for size in _SIZES]
+        columns = [
+            _run(mountpoint / f"round{number}", source, journal, site, size, given)
+            for size in _SIZES
+            for number in range(given.rounds)
+        ]
     print(f"{given.files} names for {given.seconds} s each; {_support.machine()}\n")
     names = (
         "versions written",
@@ -148,7 +152,8 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
         "`replicator wait now` returned, after the last close",
         "put aside",
     )
-    rows = [["", *(f"{size // 1024} KiB" for size in _SIZES)]]
+    sizes = [f"{size // 1024} KiB" for size in _SIZES for _ in range(given.rounds)]
+    rows = [["", *sizes]]
     rows += [list(row) for row in zip(names, *columns, strict=True)]
     _support.print_table(rows)
 

@@ -1,16 +1,17 @@
 """One large file: how fast it comes to a site, beside `cp`, in one run.
 
-In each round a file of `--mebibytes` is written through the mount while no replicator runs; then one
-is started, and what counts is the time from the first to the last change of the file in the site's
-stage: from when it was made there until it stood at its place. `cp --reflink=never` copies the same
-file, which the page cache holds, to the same file system; who begins changes from round to round.
-Before each the file systems are synced. Both read from memory and write to it; neither syncs.
+In each round `--files` files of `--mebibytes` are written through the mount while no replicator
+runs; then one is started, and what counts is the time from when the first appears in the site's
+stage until all stand at their places. `cp --reflink=never` copies the same files, which the page
+cache holds, to the same file system; who begins changes from round to round. Before each the file
+systems are synced. Both read from memory and write to it; neither syncs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -23,24 +24,26 @@ _MIB = 1 << 20
 _LOOK_SECONDS = 0.0005
 
 
-def _write(path: Path, mebibytes: int) -> None:
+def _write(directory: Path, given: argparse.Namespace) -> None:
+    directory.mkdir()
     block = os.urandom(_MIB)
-    with path.open("wb") as file:
-        for _ in range(mebibytes):
-            file.write(block)
+    for number in range(given.files):
+        with (directory / f"{number}").open("wb") as file:
+            for _ in range(given.mebibytes):
+                file.write(block)
 
 
-def _replicated(workshop: Workshop, journal: Path, site: Path, name: str) -> float:
-    """Seconds from the file's first appearance in the stage to that at its place."""
+def _replicated(workshop: Workshop, journal: Path, site: Path, names: list[str]) -> float:
+    """Seconds from a file's first appearance in the stage to the last one's at its place."""
     stage = site / ".mirrorfs" / "stage"
     deadline = time.monotonic() + _workshop.PATIENCE_SECONDS
     with workshop.follower(journal, "site", site):
         began = 0.0
-        while not (site / name).exists():
+        while not all((site / name).exists() for name in names):
             if not began and os.listdir(stage):
                 began = time.monotonic()
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"{name}: not at the site in time")
+                raise BenchmarkError(f"{names[0]}: not at the site in time")
             time.sleep(_LOOK_SECONDS)
         ended = time.monotonic()
         _workshop.wait(journal, "site")
@@ -49,7 +52,7 @@ def _replicated(workshop: Workshop, journal: Path, site: Path, name: str) -> flo
 
 def _copied(source: Path, copy: Path) -> float:
     began = time.monotonic()
-    _workshop.run("cp", "--reflink=never", source, copy)
+    _workshop.run("cp", "-r", "--reflink=never", source, copy)
     return time.monotonic() - began
 
 
@@ -64,22 +67,23 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
             _workshop.wait(journal, "site")
         for number in range(given.rounds):
             name = f"large{number}"
-            _write(mountpoint / name, given.mebibytes)
+            _write(mountpoint / name, given)
+            names = [f"{name}/{file}" for file in range(given.files)]
             for who in (0, 1) if number % 2 == 0 else (1, 0):
                 os.sync()
                 if who == 0:
-                    ours.append(_replicated(workshop, journal, site, name))
+                    ours.append(_replicated(workshop, journal, site, names))
                 else:
                     theirs.append(_copied(source / name, copies / name))
             for copy in (site / name, copies / name):
-                _workshop.run("cmp", source / name, copy)
-            (copies / name).unlink()
-            (mountpoint / name).unlink()
-    print(f"a file of {given.mebibytes} MiB; {_support.machine()}")
+                _workshop.run("diff", "--recursive", "--brief", source / name, copy)
+            for tree in (copies / name, mountpoint / name):
+                shutil.rmtree(tree)
+    print(f"{given.files} of {given.mebibytes} MiB; {_support.machine()}")
     print(f"medians of {given.rounds} rounds; ratios within a round\n")
     rows = [["what", "seconds", "MiB/s", "speed / cp"]]
     for what, took in (("replicator", ours), ("cp --reflink=never", theirs)):
-        speed = f"{given.mebibytes / median(took):,.0f}"
+        speed = f"{given.files * given.mebibytes / median(took):,.0f}"
         rows.append([what, f"{median(took):.2f}", speed, f"{_support.ratio(theirs, took):.2f}"])
     _support.print_table(rows)
 
