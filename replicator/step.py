@@ -211,7 +211,8 @@ class Step:
                 self._replace_content(found, copy, place, mode)
                 return
         self._set_attributes(found, copy, exact=mode.exact)
-        if found.links > 1 and not stat.S_ISDIR(found.mode):
+        names = found.links > 1 and not stat.S_ISDIR(found.mode)
+        if names and state is not ContentState.COMING:  # else what others have never stood here
             self._linking.unify(found, copy, place, mode)
         self._object_done(found)
         if state is ContentState.COMING:
