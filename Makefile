@@ -43,9 +43,9 @@ torture: setup
 	@echo "CAMPAIGN=long SEED=$(SEED)"
 	@$(AS_ROOT) CAMPAIGN=long SEED=$(SEED) HYPOTHESIS_PROFILE=explore python -m pytest --timeout=0 -s $(ARGS)
 
-bench: EXTRA_PACKAGES := xrootd-fuse
+bench: EXTRA_PACKAGES := xrootd-fuse lsyncd
 bench: setup
-	@for each in engine lag burst federation journal; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
+	@for each in engine lag burst catchup hot_names large backlog federation journal; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
 
 setup:
 	@.ci/setup "$(VENV)" $(EXTRA_PACKAGES)

@@ -25,15 +25,18 @@ def content(number: int) -> bytes:
     return (b"%015d\n" % number) * (FILE_BYTES // 16)
 
 
-def parse_arguments(purpose: str, rounds: int, files: int) -> argparse.Namespace:
-    """`where`, `rounds` and `files`, from the command line."""
+def parse_arguments(purpose: str, rounds: int, files: int, **more: int) -> argparse.Namespace:
+    """`where`, `rounds` and `files`, and `more` with these defaults, from the command line."""
     parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("--where", type=Path, default=tempfile.gettempdir(), metavar="DIR")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
     parser.add_argument("--files", type=int, default=files, help=f"in each round; default {files}")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     arguments = parser.parse_args()
-    if min(arguments.rounds, arguments.files) < 1:
-        parser.error("--rounds and --files: at least 1")
+    for name in ("rounds", "files", *more):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name}: at least 1")
     if not arguments.where.is_dir():
         parser.error(f"--where: {arguments.where}: not a directory")
     return arguments

@@ -89,7 +89,14 @@ class Workshop:
         program: tuple[str, ...] = ("mirrorfs",)
         if not activity:
             program = (sys.executable, "-m", "benchmarks._without_activity")
-        mount = (*program, "mount", source, mountpoint, "-o", f"journal={journal}")
+        mount: tuple[str | Path, ...] = (
+            *program,
+            "mount",
+            source,
+            mountpoint,
+            "-o",
+            f"journal={journal}",
+        )
         return self._mounted(mountpoint, mount, "mirrorfs", "umount")
 
     @contextmanager
@@ -174,6 +181,35 @@ class Workshop:
             raise BenchmarkError(f"{error}\n{log.read_text(errors='replace')}") from None
         time.sleep(_SETTLE_SECONDS)
 
+    @contextmanager
+    def follower(self, journal: Path, name: str, site: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A replicator to one site for as long as this lasts; it ends as `kill` ends it."""
+        words = ("replicator", "run", "--journal", journal, "--site", f"{name}=file://{site}")
+        with self.running(words, f"replicator-{name}") as process:
+            yield process
+
+    @contextmanager
+    def running(self, words: Sequence[str | Path], name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A program for as long as this lasts; asked to end, it must not fail. What it says is in
+        `name`.log."""
+        log = self.base / f"{name}.log"
+        with ExitStack() as stack:
+            with self._held(), log.open("ab") as said:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+                stack.callback(_end, process)
+            yield process
+            process.terminate()
+            code = process.wait(PATIENCE_SECONDS)
+            if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+                told = log.read_text(errors="replace")
+                raise BenchmarkError(f"{words[0]}: ended with status {code}\n{told}")
+
     def close(self) -> None:
         """End and remove everything."""
         with self._held():
@@ -191,6 +227,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What it has taken of processors so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_peak(process: subprocess.Popen[bytes]) -> int:
+    """The most memory it has had so far, in bytes."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024
+
+
 def _mounts_below(path: Path) -> list[str]:
     """Mount points at or below it, alive or dead (stat(2) of a dead one only fails)."""
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
@@ -198,7 +247,7 @@ def _mounts_below(path: Path) -> list[str]:
     return [point for point in points if f"{point}/".startswith(f"{path}/")]
 
 
-def run(*words: str | Path) -> str:
+def run(*words: str | Path, patience: float = PATIENCE_SECONDS) -> str:
     """Run a command to its end and return what it printed; BenchmarkError if it fails."""
     try:
         ended = subprocess.run(
@@ -209,21 +258,22 @@ def run(*words: str | Path) -> str:
             text=True,
             errors="replace",
             start_new_session=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=patience,
         )
     except FileNotFoundError:
         raise BenchmarkError(f"{words[0]}: not installed", 66) from None
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{words[0]}: not done after {PATIENCE_SECONDS:.0f} s") from None
+        raise BenchmarkError(f"{words[0]}: not done after {patience:.0f} s") from None
     if ended.returncode != 0:
         said = ended.stdout.strip() or f"{words[0]}: ended with status {ended.returncode}"
         raise BenchmarkError(said, ended.returncode)
     return ended.stdout
 
 
-def wait(journal: Path, name: str) -> None:
+def wait(journal: Path, name: str, patience: float = PATIENCE_SECONDS) -> None:
     """Until the site has everything up to now."""
-    run("replicator", "wait", "--journal", journal, "--site", name, "now")
+    words = ("replicator", "wait", "--journal", journal, "--site", name, "now")
+    run(*words, patience=patience)
 
 
 def main(measure: Callable[[Workshop, argparse.Namespace], None], given: argparse.Namespace) -> int:

@@ -55,8 +55,8 @@ def copy_content(source: int, stage: int, check: Check = at_once) -> int:
     account = here()
     account.size, account.copied = size, 0
     if size <= SMALL_BYTES and before.st_blocks * 512 >= size:
-        _read_and_write(source, stage, 0, size, check)
-    elif not clone(source, stage):
+        return _copy_small(source, stage, size, check)
+    if not clone(source, stage):
         os.ftruncate(stage, size)
         copy_extent(source, stage, 0, size, check)
     return copied(source, stage, size)
@@ -107,6 +107,15 @@ def begins_alike(source: int, other: int, size: int, check: Check = at_once) -> 
             return False
         offset += len(data)
     return True
+
+
+def _copy_small(source: int, stage: int, size: int, check: Check) -> int:
+    """As copy_content, without asking again what was read and written: it is counted."""
+    data = _read(source, check(size), 0)
+    _write(stage, data, 0)
+    if len(data) < size:
+        _read_and_write(source, stage, len(data), size, check)
+    return size
 
 
 def read_back(source: int, stage: int, check: Check = at_once) -> None:

@@ -32,6 +32,7 @@ from replicator.held import (
     DeletionError,
     HeldSteps,
     Key,
+    Subject,
     key_of,
 )
 from replicator.losses import Losses
@@ -171,6 +172,15 @@ class Engine:
             if isinstance(body, Change):
                 self._turns.told(body)
         self._turns.read()
+
+    def room(self) -> int:
+        """How many records may be fed now."""
+        return self.plan.room(self._world.window)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `save` would make room for records."""
+        return self.plan.remembered >= self._world.window.hints and self.plan.may_forget
 
     # work --------------------------------------------------------------------------------------
 
@@ -410,11 +420,19 @@ class Engine:
         return self._held.all()
 
     def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
-        now_ns, subject = self._world.clock_ns(), subject_of(self.step.bench, item)
+        now_ns, bench = self._world.clock_ns(), self.step.bench
         if isinstance(error, InternalError) and self._held.told(item) != str(error):
             told = self.state.site, describe(item), error
             _log.error("%s: %s: %s", *told, exc_info=error.__cause__)
-        self._held.hold(item, error, now_ns, subject, unsure=unsure)
+        gathered = item
+        if isinstance(error, AheadError):
+            gathered = self._held.gathered(item, self._root, self._world.window)
+        if gathered is item:
+            self._held.hold(item, error, now_ns, subject_of(bench, item), unsure=unsure)
+        else:
+            error = AheadError("much in it waits for records that are still to come")
+            later = isinstance(item, PlaceItem) and not unsure
+            self._held.hold(gathered, error, now_ns, Subject(), unsure=unsure, later=later)
 
     def _hold_failed(self, done: Reconciled) -> None:
         for item, error in done.failed:

@@ -16,6 +16,7 @@ from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import NEVER_NS, WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
 from replicator.stores.base import StoreError
 from replicator.view import SourceChangedError
+from replicator.window import Window
 
 Key: TypeAlias = tuple[str, bytes, bytes, bytes]
 
@@ -75,17 +76,35 @@ class HeldSteps:
             if step.tries > 0:
                 self._unexplained.add(step.key)
 
-    def __bool__(self) -> bool:
-        return bool(self._steps)
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def all(self) -> list[HeldStep]:
         """Every step, the one held longest first."""
         return list(self._steps.values())
 
+    def __contains__(self, item: Item) -> bool:
+        return key_of(item) in self._steps
+
+    def gathered(self, item: Item, root: ObjectId, window: Window) -> Item:
+        """What to hold for a step that waits for a record: very many of them are one comparison."""
+        if len(self) < window.held or item in self or isinstance(item, ReconcileItem):
+            return item
+        if isinstance(item, PlaceItem) and len(self) < 2 * window.held:
+            return ReconcileItem(item.place.directory, False, item.position)
+        return ReconcileItem(root, True, item.position, b"")
+
     def hold(
-        self, item: Item, error: Exception, now_ns: int, subject: Subject, *, unsure: bool
+        self,
+        item: Item,
+        error: Exception,
+        now_ns: int,
+        subject: Subject,
+        *,
+        unsure: bool,
+        later: bool = False,
     ) -> None:
-        """Try it again later. `unsure`: see HeldStep."""
+        """Try it again later. `unsure`, `later`: see HeldStep."""
         key = key_of(item)
         before = self._steps.get(key)
         waiting = isinstance(error, DeferredError)
@@ -118,6 +137,7 @@ class HeldSteps:
             unsure=unsure or (before is not None and before.unsure),
             waiting=waiting,
             writer=writer,
+            later=later and (before is None or before.later),
             since_ns=before.since_ns if before else now_ns,
             due_ns=due_ns,
             deletion=isinstance(error, DeletionError),
@@ -134,7 +154,7 @@ class HeldSteps:
 
     def _put(self, step: HeldStep) -> None:
         self._steps[step.key] = step
-        if step.kind == "reconcile":
+        if step.kind == "reconcile" and not step.later:
             self._reconciles.add(step.key)
         if step.deletion:
             self._deletions.add(step.key)

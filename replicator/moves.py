@@ -56,6 +56,7 @@ class Mode:
         keep: what is removed goes to `kept`, but for what the records since the gap tell of.
         adopt: what bears no mark but looks the same is taken as a copy.
         exact: compare extended attributes too.
+        on_way: only a directory is made there: something below it is asked for.
     """
 
     trust: bool = True
@@ -66,6 +67,7 @@ class Mode:
     keep: bool = False
     adopt: bool = False
     exact: bool = False
+    on_way: bool = False
 
 
 NORMAL = Mode()

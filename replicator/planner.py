@@ -25,6 +25,7 @@ from mirrorfs.journal.record import (
     SequenceNumber,
     Tag,
 )
+from replicator.window import Window
 
 _ARRIVALS = frozenset({Kind.CREATE, Kind.MKDIR, Kind.MKNOD, Kind.SYMLINK, Kind.LINK, Kind.RENAME})
 _ABOUT_OBJECT = frozenset({Kind.WRITE, Kind.ATTRIBUTES, Kind.XATTR})
@@ -122,10 +123,21 @@ class Plan:
         self._hints: dict[ObjectId, Hints] = {}
         self._order: deque[tuple[SequenceNumber, ObjectId]] = deque()
         self._serial = 0
+        self._forgotten = after
 
     def __len__(self) -> int:
         """How many items wait."""
         return len(self._places) + len(self._objects) + len(self._reconciles)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many objects there are hints (or what takes as much memory)."""
+        return max(len(self._hints), len(self._order) // 4)
+
+    def room(self, window: Window) -> int:
+        """How many more records may be taken in."""
+        records = self.known - self.working()
+        return window.room(items=len(self), hints=self.remembered, records=records)
 
     def hints(self, identity: ObjectId) -> Hints:
         """What is known of an object from records that are not yet behind the saved cursor."""
@@ -302,8 +314,14 @@ class Plan:
         item = self.next()
         return self.known if item is None else SequenceNumber(item.position[0] - 1)
 
+    @property
+    def may_forget(self) -> bool:
+        """Whether the working cursor has passed records whose hints are still kept."""
+        return self.working() > self._forgotten
+
     def forget(self, floor: SequenceNumber) -> None:
         """Drop the hints of records up to `floor`: the saved cursor is past them."""
+        self._forgotten = floor
         order = self._order
         while order and order[0][0] <= floor:
             _, identity = order.popleft()

@@ -61,8 +61,6 @@ _log = logging.getLogger(__name__)
 
 _SLICE_SECONDS = 0.05
 _SLICE_STEPS = 16
-_PLAN_MAX = 20_000
-_AHEAD_MAX = 200_000
 _READ_MAX = 4096
 _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
@@ -441,7 +439,7 @@ class SiteDriver:
         idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
         applied = engine.plan.working() != engine.state.working
         seconds = _SAVE_BUSY_SECONDS if applied else _SAVE_COMPARING_SECONDS
-        if engine.unsaved and (idle or now - self._saved >= seconds):
+        if engine.unsaved and (idle or engine.crowded or now - self._saved >= seconds):
             self._save(engine)
             self._saved = time.monotonic()
             self._free = free_bytes(self.settings.path)
@@ -459,9 +457,8 @@ class SiteDriver:
         """Read on, as far as the plan has room; how many records."""
         reader = self._reader
         assert reader is not None, "opened"
-        if len(engine.plan) >= _PLAN_MAX or len(self._times) >= _AHEAD_MAX:
-            return 0
-        records = reader.poll(_READ_MAX)
+        room = min(engine.room(), _READ_MAX)
+        records = reader.poll(room) if room else []
         if not records:
             return 0
         self._look_for_head()  # also tells of a new incarnation

@@ -79,6 +79,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
         waiting: it has not failed: its object is open for writing (`writer`), or a record is still
             to come.
         deletion: it would remove more than is allowed; an operator is asked.
+        later: of a "reconcile": steps in it waited for records still to come; all others are told.
         since_ns: when it was first held.  due_ns: when it is tried again; 0: an operator wants it
             now; NEVER_NS: not before.
     """
@@ -95,6 +96,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     waiting: bool = False
     writer: bool = False
     deletion: bool = False
+    later: bool = False
     since_ns: int
     due_ns: int
     tries: int = 1

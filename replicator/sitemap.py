@@ -6,6 +6,7 @@ found again from the source, the hints of recent records, held steps, the table 
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -99,6 +100,19 @@ class SiteMap:
             self._open[identity] = _Open(opened, place, None)
         return opened
 
+    def find_along(self, identity: ObjectId, path: bytes) -> Directory | None:
+        """The site's directory of that object, if it stands where that path leads at the site."""
+        at, parent = self._store.root(), self._root
+        for name in path.split(b"/"):
+            entry = self._store.lookup(at, name)
+            if entry is None or entry.mark is None or not stat.S_ISDIR(entry.mode):
+                return None
+            opened = self._opened(entry.mark.object, at, name, Place(parent, name))
+            if opened is None:
+                return None
+            at, parent = opened, entry.mark.object
+        return at if parent == identity else None
+
     def find(self, identity: ObjectId) -> Directory | None:
         """The site's directory of that object, wherever the site has it."""
         return self._find(identity, set())
@@ -169,8 +183,11 @@ class SiteMap:
         entry = self._store.lookup(directory, name)
         return entry is not None and entry.mark is not None and entry.mark.object == identity
 
-    def copies(self, identity: ObjectId) -> Iterator[Copy]:
-        """Every name the site is known to have for an object: limbo, then places."""
+    def copies(self, identity: ObjectId, empty: Place | None = None) -> Iterator[Copy]:
+        """Every name the site is known to have for an object: limbo, then places.
+
+        `empty`: nothing stands there, as was seen just now.
+        """
         entry = self.limbo.lookup(identity)
         if entry is not None:
             yield Copy(self.limbo.directory, limbo_name(identity), entry, None)
@@ -179,7 +196,7 @@ class SiteMap:
         if known is not None and known.place is not None:
             places[known.place] = None
         for place in places:
-            directory = self.find(place.directory)
+            directory = None if place == empty else self.find(place.directory)
             if directory is None:
                 continue
             entry = self._store.lookup(directory, place.name)

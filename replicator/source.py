@@ -134,21 +134,14 @@ class OpenObject:
         """See SourceObject."""
         return self._stat.st_nlink
 
+    def seen(self) -> SourceStat:
+        """See SourceObject."""
+        return _stat_of(self._stat)
+
     def stat(self) -> SourceStat:
         """See SourceObject."""
         with _border("look at"):
-            found = os.fstat(self.descriptor)
-        return SourceStat(
-            found.st_mode,
-            found.st_uid,
-            found.st_gid,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_atime_ns,
-            found.st_ctime_ns,
-            found.st_rdev,
-            found.st_nlink,
-        )
+            return _stat_of(os.fstat(self.descriptor))
 
     def xattrs(self) -> dict[bytes, bytes]:
         """See SourceObject."""
@@ -389,6 +382,20 @@ def _stat_or_close(descriptor: int) -> os.stat_result:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _stat_of(found: os.stat_result) -> SourceStat:
+    return SourceStat(
+        found.st_mode,
+        found.st_uid,
+        found.st_gid,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_atime_ns,
+        found.st_ctime_ns,
+        found.st_rdev,
+        found.st_nlink,
+    )
 
 
 def _fd(object: SourceObject) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber, Tag
@@ -161,7 +161,8 @@ def copy_object(
         mark = copying.mark = _read_mark(source, copying, before.ctime_ns)
 
         def complete(mark: Mark = mark) -> Mark:
-            return replace(mark, saved=saved())
+            known = mark.tag, mark.sequence, mark.ctime_ns, mark.flags
+            return Mark(mark.object, *known, saved())
 
         attributes = found.attributes(before)
         if not stat.S_ISREG(before.mode):
@@ -191,12 +192,13 @@ def _same(one: SourceStat | SourceObject, other: SourceStat) -> bool:
 
 def _settled(source: SourceTree, found: SourceObject, sleep: Callable[[float], None]) -> SourceStat:
     """The object as it is, when any later change will show in its change time."""
+    now = found.seen()
     for _ in range(_SETTLE_TRIES):
-        now = found.stat()
         delay = source.settle_delay(now.ctime_ns)
         if delay <= 0:
             return now
         sleep(delay)
+        now = found.stat()
     raise SourceChangedError("hot: it keeps changing")
 
 
@@ -451,6 +453,13 @@ class Staging:
             if copying.staged is not None:
                 self._bench.store.discard(copying.staged)
         self._bench.store.forget_unfinished()
+
+    def renounce(self, owner: Item, newest: ObjectId | None) -> bool:
+        """That step does not want what is not the newest; whether there was something."""
+        old = [each for each in self._wanted.get(owner, ()) if each != newest]
+        for identity in old:
+            self._give_up(owner, identity)
+        return bool(old)
 
     def release(self, owner: Item | None) -> None:
         """That step is done, or given up."""

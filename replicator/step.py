@@ -22,7 +22,7 @@ from replicator.linking import Linking
 from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.observer import Observer
-from replicator.planner import ObjectItem, PlaceItem, Plan
+from replicator.planner import ObjectItem, PlaceItem, Plan, ReconcileItem
 from replicator.removing import remove
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
@@ -170,14 +170,25 @@ class Step:
         copy what a record still to be read will move.
         """
         known = self.bench.map.find(source.id)
+        if known is None:
+            known = self._found_along(source)
         if known is not None:
             return known
         for _ in range(_WAY_TRIES):
             way = self.bench.map.resolve(source)
             if not isinstance(way, Place):
                 return way
-            self.place(way, replace(mode, descends=mode.descends and self._is_at(way, source)))
+            descends = mode.descends and self._is_at(way, source)
+            self.place(way, replace(mode, descends=descends, on_way=True))
         raise SourceChangedError("directories are renamed faster than they can be followed")
+
+    def _found_along(self, directory: SourceObject) -> Directory | None:
+        """Where the record being applied says that it was: by a record that is not read yet it may
+        have gone elsewhere since."""
+        item = self.staging.owner[0]
+        if isinstance(item, ReconcileItem | None) or not item.path or b"/" not in item.path:
+            return None
+        return self.bench.map.find_along(directory.id, item.path.rpartition(b"/")[0])
 
     def touch_above(self, source: SourceObject) -> None:
         """Have the times set of all directories above that one."""
@@ -198,6 +209,8 @@ class Step:
         item: PlaceItem | None,
     ) -> None:
         """The source has an object there."""
+        if mode.on_way and not stat.S_ISDIR(found.mode):
+            return  # what was on the way has gone elsewhere
         if mode.adopt and entry is not None and self._adopt(found, directory, place, entry):
             entry = self._store.lookup(directory, place.name)
         if entry is not None and schedule.is_copy(found, entry):
@@ -239,7 +252,8 @@ class Step:
                 self._replace_content(found, copy, place, mode)
                 return
         self._set_attributes(found, copy, exact=mode.exact)
-        if found.links > 1 and not stat.S_ISDIR(found.mode):
+        names = found.links > 1 and not stat.S_ISDIR(found.mode)
+        if names and state is not ContentState.COMING:  # else what others have never stood here
             self._linking.unify(found, copy, place, mode)
         self._object_done(found)
         if state is ContentState.COMING:
@@ -303,7 +317,7 @@ class Step:
         mode: Mode,
     ) -> None:
         """The site has something else there than this file (symlink, device …), or nothing."""
-        copies, state = self._ranked_copies(found, mode)
+        copies, state = self._ranked_copies(found, mode, place if entry is None else None)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
         if found.links > 1:
@@ -328,11 +342,14 @@ class Step:
         if made is not None and schedule.is_copy(found, made):
             self._refresh(found, Copy(directory, place.name, made, place), place, mode)
 
-    def _ranked_copies(self, found: SourceObject, mode: Mode) -> tuple[list[Copy], ContentState]:
-        """What the site has of it, the best first, and what the best is worth."""
+    def _ranked_copies(
+        self, found: SourceObject, mode: Mode, empty: Place | None = None
+    ) -> tuple[list[Copy], ContentState]:
+        """What the site has of it, the best first, and what the best is worth. `empty`: see
+        SiteMap.copies."""
         ranks = (ContentState.STALE, ContentState.COMING, ContentState.CURRENT)
         ranked: list[tuple[int, tuple[bool, bool, int], Copy]] = []
-        for copy in self.bench.map.copies(found.id):
+        for copy in self.bench.map.copies(found.id, empty):
             mark = copy.entry.mark
             if mark is not None and schedule.same_kind(found, copy.entry):
                 state = ContentState.CURRENT

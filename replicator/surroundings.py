@@ -16,6 +16,7 @@ from replicator.staging import Workers
 from replicator.stores.base import StoreError, UnsyncedError
 from replicator.under_way import UnderWay
 from replicator.view import SourceError
+from replicator.window import Window
 from replicator.wording import size
 
 _TRIES_MAX = 5
@@ -60,6 +61,7 @@ class Surroundings:
         anew: the site is to have another part of the source than before: all is compared.
         under_way: what is being done, for after a death.
         deletes_max: so many objects may be removed in an hour; 0: any number.
+        window: how far records are read ahead.
     """
 
     clock_ns: Callable[[], int]
@@ -82,6 +84,7 @@ class Surroundings:
     anew: bool = False
     under_way: UnderWay = field(default_factory=UnderWay)
     deletes_max: int = 0
+    window: Window = field(default_factory=Window)
 
 
 @contextlib.contextmanager

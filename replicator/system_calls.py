@@ -25,12 +25,10 @@ _ENOMEM_SECONDS = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _FileHandle(ctypes.Structure):
-    _fields_ = (
-        ("bytes", ctypes.c_uint),
-        ("type", ctypes.c_int),
-        ("handle", ctypes.c_ubyte * _HANDLE_BYTES_MAX),
-    )
+# struct file_handle: bytes, type, and the handle behind them. Packed: a ctypes.Structure takes
+# longer than the calls, which are made for each step.
+_HANDLE = struct.Struct("=Ii")
+_NO_HANDLE = _HANDLE.pack(_HANDLE_BYTES_MAX, 0) + bytes(_HANDLE_BYTES_MAX)
 
 
 def _function(name: str, *arguments: Any) -> Any:
@@ -41,11 +39,10 @@ def _function(name: str, *arguments: Any) -> Any:
 
 
 _int, _name = ctypes.c_int, ctypes.c_char_p
-_handle_pointer = ctypes.POINTER(_FileHandle)
 _name_to_handle_at = _function(
-    "name_to_handle_at", _int, _name, _handle_pointer, ctypes.POINTER(_int), _int
+    "name_to_handle_at", _int, _name, ctypes.c_char_p, ctypes.POINTER(_int), _int
 )
-_open_by_handle_at = _function("open_by_handle_at", _int, _handle_pointer, _int)
+_open_by_handle_at = _function("open_by_handle_at", _int, ctypes.c_char_p, _int)
 _renameat2 = _function("renameat2", _int, _name, _int, _name, ctypes.c_uint)
 _syncfs = _function("syncfs", _int)
 _fstatfs = _function("fstatfs", _int, ctypes.c_char_p)
@@ -72,14 +69,12 @@ class Handle:
 
 def handle_of(descriptor: int) -> Handle:
     """The file handle of an open object (O_PATH will do). EOPNOTSUPP: its file system has none."""
-    found = _FileHandle(_HANDLE_BYTES_MAX)
+    buffer = ctypes.create_string_buffer(_NO_HANDLE, len(_NO_HANDLE))
     mount_id = _int()
-    _checked(
-        _name_to_handle_at(
-            descriptor, b"", ctypes.byref(found), ctypes.byref(mount_id), AT_EMPTY_PATH
-        )
-    )
-    return Handle(found.type, ctypes.string_at(found.handle, found.bytes), mount_id.value)
+    _checked(_name_to_handle_at(descriptor, b"", buffer, ctypes.byref(mount_id), AT_EMPTY_PATH))
+    found = buffer.raw
+    count, kind = _HANDLE.unpack_from(found)
+    return Handle(kind, found[_HANDLE.size : _HANDLE.size + count], mount_id.value)
 
 
 def open_handle(mount: int, handle_type: int, handle: bytes, flags: int) -> int:
@@ -88,10 +83,9 @@ def open_handle(mount: int, handle_type: int, handle: bytes, flags: int) -> int:
     ESTALE: it does not exist any more. Linux says ENOMEM, too, while the inode of an object that is
     gone is being given to a new one (iget_locked() in fs/inode.c): so it is asked again.
     """
-    wanted = _FileHandle(len(handle), handle_type)
-    ctypes.memmove(wanted.handle, handle, min(len(handle), _HANDLE_BYTES_MAX))
+    wanted = _HANDLE.pack(len(handle), handle_type) + handle
     for seconds in _ENOMEM_SECONDS:
-        result = _open_by_handle_at(mount, ctypes.byref(wanted), flags | os.O_CLOEXEC)
+        result = _open_by_handle_at(mount, wanted, flags | os.O_CLOEXEC)
         if result >= 0 or ctypes.get_errno() != errno.ENOMEM:
             break
         time.sleep(seconds)

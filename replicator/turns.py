@@ -136,9 +136,31 @@ class Turns:
                 at = self._plan.place(place)
                 if at is not None:
                     self._order.resume(at)
+                    self._renew(at)
             about = self._plan.object(change.object)
             if about is not None:
                 self._order.resume(about)
+            self._bury(change)
+
+    def _bury(self, change: Change) -> None:
+        """What that change was the end of needs no copy."""
+        gone = change.other if change.other_links == 0 else None
+        if change.links == 0:
+            gone = change.object
+        item = None if gone is None else self._plan.object(gone)
+        if item is not None:
+            self._order.resume(item)
+            if not self._order.first(item):
+                self._staging.renounce(item, None)
+
+    def _renew(self, item: PlaceItem) -> None:
+        """What is copied before the turn of that step has gone from its place: it is not copied any
+        further, but what has come there."""
+        came = item.arrived
+        stands = came is not None and came[0] >= max(item.vacated, default=0)
+        newest = came[1] if came is not None and stands else None
+        if not self._order.first(item) and self._staging.renounce(item, newest):
+            self._blocked.append(item)
 
     def read(self) -> None:
         """There were new records."""

@@ -100,6 +100,9 @@ class SourceObject(Protocol):
     def links(self) -> int:
         """Link count; 0: it has no name any more."""
 
+    def seen(self) -> SourceStat:
+        """The same as it was when it was opened: nothing is looked at."""
+
     def stat(self) -> SourceStat:
         """The same as it is now."""
 

@@ -24,6 +24,7 @@ from replicator.stores.memory import MemoryStore, Node
 from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
+from replicator.window import Window
 from tests.support.model_tree import ModelTree, Thing
 
 WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
@@ -134,8 +135,8 @@ class FakeWorkers:
 class Mirror:
     """One site of a model tree, driven step by step.
 
-    `inline_bytes`: see the engine; by default no workers are used. `grows`: writes may append, and
-    copies go on where they, or the site's file, ended.
+    `inline_bytes`, `window`: see the engine; by default no workers are used. `grows`: writes may
+    append, and copies go on where they, or the site's file, ended.
     """
 
     def __init__(
@@ -147,7 +148,9 @@ class Mirror:
         observer: Observer | None = None,
         wanted: Wanted | None = None,
         grows: bool = False,
+        window: Window | None = None,
     ) -> None:
+        self.window = window or Window()
         self.grows = grows
         self.random = random
         self.observer = observer or Unobserved()
@@ -170,6 +173,7 @@ class Mirror:
         self.lost: set[Node] = set()
         self.names_max = random.choice([1, 1, 2, 3, 64])
         self.fed = 0
+        self.stuck = 0
         self.now = 0
         self.fresh = SiteState(volume="", site="s", journal="", tag=f"{1:016x}", working=0, clean=0)
         self.start(deepcopy(self.fresh))
@@ -198,6 +202,7 @@ class Mirror:
             commit_order=self.commit_order,
             observer=self.observer,
             anew=anew,
+            window=self.window,
         )
         self.engine = Engine(
             source,
@@ -215,6 +220,10 @@ class Mirror:
         self.start(deepcopy(self.fresh))
 
     def feed(self, count: int) -> None:
+        """Let it read so many records, as far as its window allows."""
+        if self.engine.crowded:
+            self.save()
+        count = min(count, self.engine.room())
         new = [pair for pair in self.tree.records if pair[0].sequence > self.fed][:count]
         self.engine.feed(new)
         self.fed += len(new)
@@ -291,11 +300,26 @@ class Mirror:
             self.feed(1 << 30)
             self.begun = self.tree.clock
             self.work_off()
+            while self.fed < self.tree.head:  # as far as the window allows, each time
+                self.read_on()
             self.check_held()
             self.engine.obey(Order(time_ns=0))
             self.work_off()
             self.now += 100_000_000_000
             self.engine.save()
+
+    def read_on(self) -> None:
+        """Read the next records, and work; what waits for others that are not read makes room."""
+        before = self.fed, self.engine.plan.working(), len(self.engine.plan)
+        self.feed(1 << 30)
+        self.begun = self.tree.clock
+        self.work_off()
+        if before == (self.fed, self.engine.plan.working(), len(self.engine.plan)):
+            self.now += 1_000_000_000
+            self.stuck += 1
+            assert self.stuck < 10, "it waits for what it does not read"
+        else:
+            self.stuck = 0
 
     def work_off(self) -> None:
         """Work until there is nothing to do."""

@@ -91,7 +91,8 @@ class ModelObject:
         self._tree = tree
         self.thing = thing
         self.id = thing.id
-        self.__dict__.update(self.stat()._asdict())
+        self._seen = self.stat()
+        self.__dict__.update(self._seen._asdict())
 
     mode: int
     uid: int
@@ -102,6 +103,9 @@ class ModelObject:
     ctime_ns: int
     rdev: int
     links: int
+
+    def seen(self) -> SourceStat:
+        return self._seen
 
     def stat(self) -> SourceStat:
         thing = self.thing
@@ -169,8 +173,9 @@ class ModelTree:
         self.records.append((Record(sequence, self.clock, kind, flags, body), self.tag))
 
     def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: Any) -> None:
+        path = self._path(places[0 if kind is Kind.LINK else -1]) if places else None
         body = Change(
-            thing.id, places, b"", thing.mode, thing.links, ctime_ns=thing.changed, **more
+            thing.id, places, path, thing.mode, thing.links, ctime_ns=thing.changed, **more
         )
         if self.marks is not None:
             self._mark(kind, body)
@@ -183,6 +188,12 @@ class ModelTree:
         for thing in list(self.things.values()):
             if thing.dirty and thing.places:
                 self.marks.add(thing.places[0].directory, None)
+
+    def _path(self, place: Place) -> bytes | None:
+        way = self._way(place.directory)
+        return (
+            None if way is None else b"/".join([*(name or b"" for _, name in way[1:]), place.name])
+        )
 
     def _mark(self, kind: Kind, body: Change) -> None:
         assert self.marks is not None

@@ -16,6 +16,7 @@ import pytest
 from mirrorfs.journal.record import SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.patterns import Wanted
+from replicator.window import Window
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import change_at_random, directories
 
@@ -35,6 +36,7 @@ def run(
     workers: bool = False,
     filters: bool = False,
     grows: bool = False,
+    narrow: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
@@ -42,7 +44,8 @@ def run(
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
     move on workers, many at a time, and arrive in any order. `grows`: files are appended to, and
-    copies go on where they ended. `filters`: the site has a part only.
+    copies go on where they ended. `filters`: the site has a part only. `narrow`: few records are
+    read ahead.
     """
     random = Random(seed)
     mirror = Mirror(
@@ -51,8 +54,9 @@ def run(
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
         wanted=some_wanted(random) if filters else None,
         grows=grows,
+        window=small_window(seed) if narrow else None,
     )
-    mirror.may_go_back = degrades  # docs/limits.md
+    mirror.may_go_back = degrades or mirror.window.held < 100  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
 
     def change() -> None:
@@ -99,6 +103,13 @@ def change_one(mirror: Mirror, random: Random, names: list[bytes]) -> None:
     getattr(tree, random.choice(["begin_write", "write", "write", "flush"]))(thing)
     if random.random() < 0.7:
         tree.flush(thing)
+
+
+def small_window(seed: int) -> Window:
+    """Some records ahead; also so that one of the bounds is met long before the others."""
+    random = Random(seed)
+    items, hints, records = (random.choice([2, 3, 5, 10, 20]) for _ in range(3))
+    return Window(items, hints, records, held=random.choice([1, 2, 4, 100]))
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
@@ -175,6 +186,50 @@ def test_all_that_can_upset_it_ends_equal(block: int) -> None:
             cuts=chance.random() < 0.4,
             compares=chance.random() < 0.4,
             workers=chance.random() < 0.5,
+            narrow=chance.random() < 0.5,
+        )
+        assert_equal(mirror, seed)
+
+
+def test_a_comparison_and_what_others_owe_do_not_wait_for_each_other() -> None:
+    """A comparison that a record asks for, behind steps that come after what is owed."""
+    mirror = run(110, tails=True, initial=True, cuts=True, compares=True, workers=True)
+    assert_equal(mirror, 110)
+    for seed, kill in ((813, False), (2320, True)):
+        mirror = run(
+            seed, crashes=kill, tails=True, faults=True, initial=True, degrades=not kill,
+            compares=not kill, workers=True, narrow=True,
+        )  # fmt: skip
+        assert_equal(mirror, seed)
+
+
+def test_a_file_where_a_directory_was_looked_for_is_left_to_its_record() -> None:
+    mirror = run(
+        108_447, crashes=True, tails=True, faults=True, initial=True, cuts=True, workers=True,
+        narrow=True,
+    )  # fmt: skip
+    assert_equal(mirror, 108_447)
+
+
+def test_content_that_is_being_written_comes_to_no_other_name() -> None:
+    mirror = run(305_560, crashes=True, faults=True, initial=True, compares=True, narrow=True)
+    assert_equal(mirror, 305_560)
+
+
+@pytest.mark.parametrize("tails", [False, True], ids=["", "tails"])
+@pytest.mark.parametrize("upset", ["", "crashes", "faults"])
+@pytest.mark.parametrize("block", range(2))
+def test_a_site_that_reads_little_ahead_ends_equal(block: int, upset: str, tails: bool) -> None:
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset != "",
+            tails=tails,
+            faults=upset == "faults",
+            initial=not seed % 3,
+            compares=not seed % 4,
+            workers=bool(seed % 2),
+            narrow=True,
         )
         assert_equal(mirror, seed)
 

@@ -240,7 +240,7 @@ def test_a_transient_error_is_tried_again_and_then_held(mirror: Mirror) -> None:
             mirror.engine.work(ALL)
     mirror.engine.work(1)
     (held,) = mirror.engine.held
-    assert (held.path, held.errno, held.tries) == (b"", errno.EIO, 1)
+    assert (held.path, held.errno, held.tries) == (b"f", errno.EIO, 1)
     mirror.store.fail_in = -1
     mirror.drain()
     assert_equal(mirror, 0)
