@@ -164,15 +164,16 @@ def test_who_has_nothing_to_do_helps_with_a_large_file() -> None:
 def test_small_files_do_not_wait_for_those_who_help() -> None:
     workers = Threads(4, 0, lambda: None)
     began, go = threading.Barrier(4), threading.Event()
-    order = []
+    order, turns = [], iter(range(100))
 
     def part() -> None:
-        began.wait(PATIENCE_SECONDS)
+        if next(turns) < 3:
+            began.wait(PATIENCE_SECONDS)
         go.wait(PATIENCE_SECONDS)
 
     def run(each: Copying) -> None:
         if each.size > 10:
-            workers.share([part] * 3)
+            workers.share([part] * 6)
         order.append(each.size)
 
     workers.begin(copying(5 << 20), run)
