@@ -288,6 +288,8 @@ class Staging:
         entry = copy.entry
         if found.links > 1 or entry.links > 1 or not stat.S_ISREG(entry.mode):
             return None
+        if entry.mark is None or self._bench.losses.of_site(entry.mark):
+            return None  # what is read of it may be in memory only
         if not self._grown_bytes_min <= entry.size < found.size <= 2 * entry.size:
             return None
         return self._bench.store.base(copy.directory, copy.name)

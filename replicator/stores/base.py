@@ -297,7 +297,7 @@ class SiteStore(Protocol):
     def extend(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """Append a staged rest to its base, then give that attributes and mark. False: that is not
         what stands there now (any more), or it has other names: nothing was done, and it is still
-        staged.
+        staged. After an error it is not staged any more.
 
         Its mark loses CONTENT, durably, before the first byte is appended: after a kill in the
         middle the file is a longer beginning of its content, and known to be no more.

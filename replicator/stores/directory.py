@@ -15,7 +15,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self
 
 import xxhash
@@ -32,9 +31,9 @@ from replicator.stores.base import (
     Mark,
     SiteEntry,
     Staged,
-    StoreError,
     UnsyncedError,
 )
+from replicator.stores.border import border
 from replicator.stores.growing import FileBase, Grown, Tail, base_of, grow
 from replicator.stores.site_root import Claim, SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
@@ -91,7 +90,7 @@ class DirectoryStore:
         compared. `boot`: id of this boot of the host: what was begun in another one is not gone on
         with. Raises SiteRefusedError, StoreError.
         """
-        with _border("open the site", path):
+        with border("open the site", path):
             site = SiteRoot.open(path, Claim(volume, name, known, adopt, take_over), source)
             store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
             store.read_back = read_back
@@ -103,7 +102,7 @@ class DirectoryStore:
 
         Raises SiteRefusedError when it is lost (stop at once), StoreError.
         """
-        with _border("renew the lease of", self._site.path):
+        with border("renew the lease of", self._site.path):
             self._site.lease.renew()
 
     # Directories
@@ -120,7 +119,7 @@ class DirectoryStore:
         """See SiteStore."""
         if directory == self._root and name == RESERVED:
             return None
-        with _border("open", name):
+        with border("open", name):
             return open_directory(self._at(directory, name), name)
 
     def close_directory(self, directory: Directory) -> None:
@@ -134,7 +133,7 @@ class DirectoryStore:
         """See SiteStore."""
         if directory == self._root and name == RESERVED:
             return None
-        with _border("look at", name):
+        with border("look at", name):
             try:
                 fd = os.open(name, _OBJECT, dir_fd=self._at(directory, name))
             except FileNotFoundError:
@@ -147,18 +146,18 @@ class DirectoryStore:
     def list(self, directory: Directory) -> list[bytes]:
         """See SiteStore."""
         self.directories_listed += 1
-        with _border("list a directory of", self._site.path):
+        with border("list a directory of", self._site.path):
             found = names(_fd(directory))
         return [name for name in found if name != RESERVED or directory != self._root]
 
     def xattrs(self, directory: Directory, name: bytes) -> dict[bytes, bytes]:
         """See SiteStore."""
-        with _border("read the attributes of", name), self._object(directory, name) as fd:
+        with border("read the attributes of", name), self._object(directory, name) as fd:
             return read_xattrs(path_of(fd))
 
     def root_entry(self) -> SiteEntry:
         """See SiteStore."""
-        with _border("look at", self._site.path):
+        with border("look at", self._site.path):
             return _entry(os.fstat(self._root), read_mark(self._root))
 
     # Making
@@ -172,7 +171,7 @@ class DirectoryStore:
     ) -> Staged:
         """See SiteStore. Passes on what reading the source raises."""
         slot = self._stage.slot(directory=stat.S_ISDIR(attributes.mode))
-        with _border("stage an object at", self._site.path):
+        with border("stage an object at", self._site.path):
             try:
                 if content is not None and stat.S_ISREG(attributes.mode):
                     if base is not None and self._grow(slot, attributes, content, mark, base):
@@ -188,7 +187,7 @@ class DirectoryStore:
 
     def base(self, directory: Directory, name: bytes) -> Base | None:
         """See SiteStore. None on file systems without file handles."""
-        with _border("look at", name), self._object(directory, name) as fd:
+        with border("look at", name), self._object(directory, name) as fd:
             return base_of(fd)
 
     def is_tail(self, staged: Staged) -> bool:
@@ -198,30 +197,34 @@ class DirectoryStore:
     def extend(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""
         slot = _slot(staged)
-        with _border("append to", name):
-            debt = self._tails[slot].append_to(self._at(directory, name), name)
-            if debt is None:
-                return False
-            self.fidelity_debt += debt
-            self._stage.clear(slot)
-            self._gone(slot)
-            return True
+        with border("append to", name):
+            try:
+                debt = self._tails[slot].append_to(self._at(directory, name), name)
+            except BaseException:
+                self._stage.clear(slot)
+                self._gone(slot)
+                raise
+            if debt is not None:
+                self.fidelity_debt += debt
+                self._stage.clear(slot)
+                self._gone(slot)
+            return debt is not None
 
     def forget_unfinished(self) -> None:
         """See SiteStore."""
-        with _border("clear the stage of", self._site.path):
+        with border("clear the stage of", self._site.path):
             self.unfinished.tidy(0)
 
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
-        with _border("clear the stage of", self._site.path):
+        with border("clear the stage of", self._site.path):
             slot = _slot(staged)
             self._stage.clear(slot)
             self._gone(slot)
 
     def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""
-        with _border("compare", name):
+        with border("compare", name):
             one = os.open(_slot(staged), _READ, dir_fd=self._stage.fd)
             try:
                 other = os.open(name, _READ, dir_fd=self._at(directory, name))
@@ -234,7 +237,7 @@ class DirectoryStore:
 
     def commit(self, staged: Staged, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
-        with _border("put in place", name):
+        with border("put in place", name):
             slot = _slot(staged)
             at = self._at(directory, name)
             if slot.startswith(PREFIX):
@@ -247,7 +250,7 @@ class DirectoryStore:
     ) -> None:
         """See SiteStore. Where one of the two is a directory and the other is not, what stood
         there is taken away first."""
-        with _border("move", name):
+        with border("move", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
             self._stage.move(source, name, target, to_name)
 
@@ -255,7 +258,7 @@ class DirectoryStore:
         self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
     ) -> None:
         """See SiteStore. Where the file system cannot, in three renames."""
-        with _border("exchange", name):
+        with border("exchange", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
             self._stage.exchange(source, name, target, to_name)
 
@@ -263,20 +266,20 @@ class DirectoryStore:
         self, directory: Directory, name: bytes, to_directory: Directory, to_name: bytes
     ) -> None:
         """See SiteStore."""
-        with _border("link", name):
+        with border("link", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
             self._stage.link(source, name, target, to_name)
 
     def remove(self, directory: Directory, name: bytes) -> None:
         """See SiteStore."""
-        with _border("remove", name):
+        with border("remove", name):
             remove(self._at(directory, name), name)
 
     def keep(self, directory: Directory, name: bytes, path: bytes) -> None:
         """See SiteStore."""
         day = time.strftime("%Y-%m-%d", time.gmtime()).encode()
         parts = [part for part in path.split(b"/") if part not in (b"", b".", b"..")]
-        with _border("keep", name):
+        with border("keep", name):
             source = self._at(directory, name)
             with contextlib.suppress(FileNotFoundError):
                 os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -288,45 +291,45 @@ class DirectoryStore:
         self, directory: Directory, name: bytes, attributes: Attributes, mark: Mark
     ) -> None:
         """See SiteStore."""
-        with _border("set the attributes of", name), self._object(directory, name) as fd:
+        with border("set the attributes of", name), self._object(directory, name) as fd:
             self.fidelity_debt += change(path_of(fd), os.fstat(fd), attributes, mark)
 
     def set_root_attributes(self, attributes: Attributes, mark: Mark) -> None:
         """See SiteStore."""
-        with _border("set the attributes of", self._site.path):
+        with border("set the attributes of", self._site.path):
             self.fidelity_debt += change(self._root, os.fstat(self._root), attributes, mark)
 
     def set_mark(self, directory: Directory, name: bytes, mark: Mark) -> None:
         """See SiteStore."""
-        with _border("mark", name), self._object(directory, name) as fd:
+        with border("mark", name), self._object(directory, name) as fd:
             write_mark(path_of(fd), mark)
 
     def set_directory_times(self, directory: Directory, atime_ns: int, mtime_ns: int) -> None:
         """See SiteStore."""
-        with _border("set the times of a directory of", self._site.path):
+        with border("set the times of a directory of", self._site.path):
             os.utime(_fd(directory), ns=(atime_ns, mtime_ns))
 
     # Our own files, durability, the end
 
     def read_file(self, name: str) -> bytes | None:
         """See SiteStore."""
-        with _border("read", name.encode()):
+        with border("read", name.encode()):
             return self._site.read(name)
 
     def write_file(self, name: str, data: bytes) -> None:
         """See SiteStore."""
         self.sync()
-        with _border("write", name.encode()):
+        with border("write", name.encode()):
             self._site.write(name, data)
 
     def append_file(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """See SiteStore."""
-        with _border("append to", name.encode()):
+        with border("append to", name.encode()):
             self._site.append(name, data, durable=durable)
 
     def sync(self) -> None:
         """See SiteStore."""
-        with _border("sync", self._site.path, UnsyncedError):
+        with border("sync", self._site.path, UnsyncedError):
             system_calls.syncfs(self._root)
 
     def close(self) -> None:
@@ -448,31 +451,6 @@ class DirectoryStore:
         """It is not in the stage any more."""
         self.unfinished.release(slot)
         self._tails.pop(slot, None)
-
-
-class _border:
-    """Turns OSError into StoreError, and nothing else. (A class: it is entered for each call.)"""
-
-    __slots__ = ("_kind", "_what", "_where")
-
-    def __init__(self, what: str, where: bytes, kind: type[StoreError] = StoreError) -> None:
-        self._what = what
-        self._where = where
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            where = os.fsdecode(self._where)
-            message = f"cannot {self._what} {where!r}: {error.strerror or error}"
-            raise self._kind.of(message, error.errno or errno.EIO) from error
 
 
 def _fd(directory: Directory) -> int:

@@ -97,7 +97,7 @@ class Tail:
 
     Attributes:
         stage, slot: where.  size: of the whole file.
-        mark: the mark it gets, asked for when all is there.
+        mark: the mark it gets, asked for when it is appended: no state is saved meanwhile.
     """
 
     stage: int
@@ -130,5 +130,4 @@ class Tail:
         os.fsync(file)
         copy_extent(rest, file, self.base.size, self.size)
         os.ftruncate(file, self.size)  # it may end with a hole
-        mark = self.mark() if callable(self.mark) else self.mark
-        return change(file, os.fstat(file), self.attributes, mark)
+        return change(file, os.fstat(file), self.attributes, told)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from replicator.stores.base import MarkFlag
 from replicator.stores.memory import Node
@@ -213,3 +214,24 @@ def test_a_read_beside_a_write_is_not_gone_on_with() -> None:
     assert mirror.store.inner.unfinished == {}
     mirror.drain()
     assert_equal(mirror, 0)
+
+
+def test_a_file_is_late_by_the_deadline_of_its_path() -> None:
+    mirror = Mirror(Random(1), inline_bytes=-1)
+    asked = []
+
+    def deadline(path: bytes) -> int:
+        asked.append(path)
+        return 5
+
+    mirror.engine.step.staging._deadline_ns = deadline
+    mirror.tree.flush(mirror.tree.create(mirror.tree.root_thing, b"f"))
+    records = mirror.tree.records
+    for number, (record, tag) in enumerate(records):
+        told = structs.replace(record.body, path=b"products/f")
+        records[number] = structs.replace(record, body=told), tag
+    mirror.feed(100)
+    mirror.work(10)
+    ((copying, _),) = mirror.workers.waiting
+    assert copying.deadline_ns == 5
+    assert asked == [b"products/f"]

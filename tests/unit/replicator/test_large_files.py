@@ -1,4 +1,4 @@
-"""The directory store: large files in extents, and files that have only grown, on real disks."""
+"""The directory store: large files in extents, on a real disk."""
 
 from __future__ import annotations
 
@@ -8,121 +8,22 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mirrorfs.journal.record import ObjectId, Tag
 from replicator import copying
-from replicator.stores.base import Attributes, Mark, MarkFlag, SiteEntry, StoreError, Version
-from replicator.stores.directory import DirectoryStore
+from replicator.stores.base import Attributes, StoreError
 from replicator.stores.unfinished import EXTENTS
 from replicator.view import SourceChangedError
 from tests.support import mounting
+from tests.support.copies import EXTENT, FILE, SIZE, Bench
 from tests.support.dying import KilledError, killed_at, moments
-from tests.support.sites import VOLUME, attributes, mark
+from tests.support.sites import attributes, mark
 
 pytestmark = pytest.mark.fuse  # root, for owners and marks
 
-EXTENT = 16 << 10
-SIZE = 10 * EXTENT + 100
-BOOT = "this one"
-FILE = stat.S_IFREG | 0o640
 CAPABILITIES = bytes.fromhex("01000002 00040000 00000000 00000000 00000000")
-
-
-class Real:
-    """base.Content of a file of a disk; `failing` ends the reading after so many bytes."""
-
-    def __init__(self, path: Path, failing: BaseException | None = None, after: int = 0) -> None:
-        self.file = path.open("rb", buffering=0)
-        found = os.fstat(self.file.fileno())
-        self.version: Version | None = Version(
-            ObjectId(b"\1f"), Tag(7), found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        )
-        self.failing, self.left, self.read_bytes = failing, after, 0
-        self.shared = 0
-
-    def fileno(self) -> int:
-        return self.file.fileno()
-
-    def read(self) -> bytes:
-        raise AssertionError("the store copies")
-
-    def check(self, count: int) -> int:
-        if self.failing is not None and self.left <= 0:
-            raise self.failing
-        self.left -= count
-        self.read_bytes += count
-        return count
-
-    def share(self, parts: Sequence[Callable[[], None]]) -> None:
-        self.shared += len(parts)
-        for part in parts:
-            part()
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class Bench:
-    """A source file and a site on one disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.site = path / "site"
-        self.source = path / "source"
-        self.site.mkdir()
-        self.store = self.opened()
-        self.contents: list[Real] = []
-
-    def opened(self, boot: str = BOOT) -> DirectoryStore:
-        store = DirectoryStore.open(bytes(self.site), volume=VOLUME, name="s", boot=boot)
-        store.unfinished.large_bytes = 2 * EXTENT
-        store.unfinished.each = store.unfinished.sync_bytes = EXTENT
-        return store
-
-    def reopen(self, boot: str = BOOT) -> None:
-        self.store.close()
-        self.store = self.opened(boot)
-
-    def content(self, failing: BaseException | None = None, after: int = 0) -> Real:
-        made = Real(self.source, failing, after)
-        self.contents.append(made)
-        return made
-
-    def put(self, content: Real | None = None, *, sequence: int = 5, **fields: object) -> int:
-        """A copy at `f`; how many bytes were written for it."""
-        before = self.store.bytes_written
-        root = self.store.root()
-        entry = self.store.lookup(root, b"f")
-        base = None if entry is None else self.store.base(root, b"f")
-        wanted = attributes(FILE, uid=12, **fields)
-        staged = self.store.stage(
-            wanted, content or self.content(), lambda: mark(b"f", sequence), base
-        )
-        if not self.store.is_tail(staged):
-            self.store.commit(staged, root, b"f")
-        elif not self.store.extend(staged, root, b"f"):
-            self.store.discard(staged)
-        return self.store.bytes_written - before
-
-    def file(self) -> bytes:
-        return (self.site / "f").read_bytes()
-
-    def entry(self) -> SiteEntry:
-        found = self.store.lookup(self.store.root(), b"f")
-        assert found is not None
-        return found
-
-    def staged(self) -> list[str]:
-        return sorted(os.listdir(self.site / ".mirrorfs" / "stage"))
-
-    def close(self) -> None:
-        self.store.close()
-        for each in self.contents:
-            each.close()
 
 
 @pytest.fixture
@@ -134,20 +35,6 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         made.source.write_bytes(os.urandom(SIZE))
         yield made
         made.close()
-
-
-@pytest.fixture
-def sharing(tmp_path: Path) -> Iterator[Bench]:
-    """On a disk that can share blocks, with a source that is on another one."""
-    with mounting.xfs(tmp_path / "disk") as disk:
-        made = Bench(disk)
-        made.source = tmp_path / "source"
-        made.source.write_bytes(os.urandom(SIZE))
-        yield made
-        made.close()
-
-
-# extents
 
 
 def test_a_large_file_is_copied_in_extents(bench: Bench) -> None:
@@ -297,175 +184,6 @@ def test_killed_at_every_call_a_large_copy_goes_on(bench: Bench) -> None:
         return killed
 
     assert moments(attempt) > 30
-
-
-# growing
-
-
-def grow(bench: Bench, size: int = EXTENT) -> None:
-    with bench.source.open("ab") as file:
-        file.write(os.urandom(size))
-
-
-def test_what_has_grown_is_appended_to(bench: Bench) -> None:
-    bench.put()
-    inode = (bench.site / "f").stat().st_ino
-    with (bench.site / "f").open("rb") as reader:
-        grow(bench)
-        assert bench.put(xattrs={b"security.capability": CAPABILITIES}) == EXTENT
-        assert reader.read() == bench.source.read_bytes()
-    assert (bench.site / "f").stat().st_ino == inode
-    assert bench.entry().mark == mark(b"f", 5)
-    assert bench.entry().uid == 12
-    xattrs = bench.store.xattrs(bench.store.root(), b"f")
-    assert xattrs == {b"security.capability": CAPABILITIES}
-    assert bench.staged() == []
-
-
-def test_blocks_are_shared_and_readers_keep_what_they_had(sharing: Bench) -> None:
-    sharing.put()
-    old = sharing.file()
-    with (sharing.site / "f").open("rb") as reader:
-        grow(sharing)
-        assert sharing.put() == EXTENT
-        assert reader.read() == old
-    assert sharing.file() == sharing.source.read_bytes()
-    assert sharing.staged() == []
-
-
-@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
-def test_what_has_changed_is_copied_anew(bench: Bench, at: int) -> None:
-    bench.put()
-    grow(bench)
-    with bench.source.open("r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
-    assert bench.put() == SIZE + EXTENT
-    assert bench.file() == bench.source.read_bytes()
-
-
-def test_the_end_may_be_a_hole(bench: Bench) -> None:
-    bench.put()
-    with bench.source.open("r+b") as file:
-        file.truncate(SIZE + 5 * EXTENT)
-        file.seek(SIZE + 2 * EXTENT)
-        file.write(b"x")
-    bench.put()
-    assert bench.file() == bench.source.read_bytes()
-    assert (bench.site / "f").stat().st_blocks <= bench.source.stat().st_blocks + 8
-
-
-@pytest.mark.parametrize("how", ["link", "replaced", "longer"])
-def test_only_what_was_looked_at_is_appended_to(bench: Bench, how: str) -> None:
-    bench.put()
-    grow(bench)
-    root = bench.store.root()
-    base = bench.store.base(root, b"f")
-    staged = bench.store.stage(attributes(FILE), bench.content(), mark(b"f", 6), base)
-    assert bench.store.is_tail(staged)
-    if how == "link":
-        os.link(bench.site / "f", bench.path / "kept")
-    elif how == "replaced":
-        (bench.path / "other").write_bytes(b"x" * SIZE)
-        (bench.path / "other").rename(bench.site / "f")
-    else:
-        with (bench.site / "f").open("ab") as file:
-            file.write(b"x")
-    before = bench.file()
-    assert not bench.store.extend(staged, root, b"f")
-    assert bench.file() == before
-    assert bench.store.is_tail(staged)
-    bench.store.discard(staged)
-    assert bench.staged() == []
-
-
-def test_the_mark_is_asked_for_when_all_is_there(bench: Bench) -> None:
-    """What is appended after a state was saved must not look as if it were on the disk with it."""
-    bench.put()
-    grow(bench)
-    root, saved = bench.store.root(), [1]
-    base = bench.store.base(root, b"f")
-
-    def told() -> Mark:
-        return replace(mark(b"f", 5), saved=saved[0])
-
-    staged = bench.store.stage(attributes(FILE), bench.content(), told, base)
-    saved[0] = 2
-    assert bench.store.extend(staged, root, b"f")
-    found = bench.entry().mark
-    assert found is not None
-    assert found.saved == 2
-
-
-def test_killed_at_every_call_an_appended_file_is_a_beginning_and_known_to_be(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(copying, "KERNEL_COPY_BYTES", 4096)
-    whole = bench.source.read_bytes()
-    old = whole[: -3 * 4096]
-    seen = set()
-
-    def attempt(call: int) -> bool:
-        bench.source.write_bytes(old)
-        (bench.site / "f").unlink(missing_ok=True)
-        bench.put()
-        bench.source.write_bytes(whole)
-        killed = False
-        with killed_at(call), suppress(KilledError):
-            try:
-                bench.put(sequence=6)
-            except KilledError:
-                killed = True
-        bench.reopen()
-        found, size = bench.entry().mark, bench.entry().size
-        assert found is not None
-        assert whole.startswith(bench.file())
-        seen.add((size, found.sequence, MarkFlag.CONTENT in found.flags))
-        if not killed:
-            assert (size, found.sequence) == (len(whole), 6)
-        bench.put()
-        assert bench.file() == whole
-        return killed
-
-    assert moments(attempt) > 10
-    assert seen == {
-        (len(old), 5, True),
-        *((len(old) + part * 4096, 6, False) for part in range(4)),
-        (len(whole), 6, True),
-    }
-
-
-def test_data_is_never_in_place_before_the_mark_is(bench: Bench) -> None:
-    bench.put()
-    grow(bench)
-    with killed_at(1 << 30) as made:
-        bench.put()
-    appended = made[made.index("setxattr") :]
-    assert appended[:2] == ["setxattr", "fsync"]
-    order = [name for name in appended if name in ("copy_file_range", "chmod", "utime")]
-    assert order == ["copy_file_range", "chmod", "utime"]
-    assert "setxattr" in appended[appended.index("utime") :]  # the mark, last
-
-
-def test_a_file_that_cannot_be_read_at_the_site_is_copied_anew(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench.put()
-    grow(bench)
-    content = bench.content()
-    real = os.pread
-
-    def fail_there(fd: int, count: int, offset: int) -> bytes:
-        if fd != content.fileno():
-            raise OSError(errno.EIO, "")
-        return real(fd, count, offset)
-
-    monkeypatch.setattr(os, "pread", fail_there)
-    assert bench.put(content) == SIZE + EXTENT
-    monkeypatch.undo()
-    assert bench.file() == bench.source.read_bytes()
 
 
 def test_attributes_come_after_content_in_the_one_right_order(bench: Bench) -> None:
