@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ from replicator import cli, progress, site_state
 from replicator.copying import copy_content
 from replicator.stores import directory
 
+ILL: Final = (sys.executable, "-m", "tests.support.ill")
 DIE: Final = b"DIE"
 BUG: Final = b"BUG"
 

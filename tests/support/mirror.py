@@ -123,10 +123,12 @@ class Mirror:
         *,
         inline_bytes: int = 1 << 20,
         commit_order: CommitOrder = CommitOrder.DIRECTORY,
+        deletes_max: int = 0,
     ) -> None:
         self.random = random
         self.inline_bytes = inline_bytes
         self.commit_order = commit_order
+        self.deletes_max = deletes_max
         self.tree = ModelTree()
         self.store = WatchedStore(MemoryStore(), self.check)
         self.shown: dict[Place, int] = {}
@@ -162,6 +164,7 @@ class Mirror:
             copies_max=4,
             inline_bytes=self.inline_bytes,
             commit_order=self.commit_order,
+            deletes_max=self.deletes_max,
         )
         self.engine = Engine(
             cast(SourceTree, self.tree),

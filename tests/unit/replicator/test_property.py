@@ -44,6 +44,7 @@ def run(
         random,
         inline_bytes=-1 if workers else 1 << 20,
         commit_order=random.choice(list(CommitOrder)) if workers else CommitOrder.DIRECTORY,
+        deletes_max=Random(seed).choice([0, 0, 1, 4]),
     )
     mirror.may_go_back = degrades  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
