@@ -101,7 +101,10 @@ class Reader(threading.Thread):
 
     def _version(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            version = version_of(path.read_bytes())
+            content = path.read_bytes()
+            if not content:
+                return None  # as it was in the source, between its create and its first write
+            version = version_of(content)
             assert version >= self._seen.get(path, 0), f"{path} went back to {version}"
             self._seen[path] = version
             return version
