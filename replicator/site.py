@@ -193,6 +193,7 @@ class SiteDriver:
         """Give everything back. Blocks."""
         if self._engine is not None:
             self._engine.step.staging.abandon()
+            self._engine.step.bench.map.close()
         opened = (self._workers, self._under_way, self._store, self._source, self._reader)
         for each in opened:
             if each is not None:

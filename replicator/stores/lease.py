@@ -28,6 +28,9 @@ RENEW_SECONDS = 10
 
 _TEXT_BYTES_MAX = 4096
 
+_ours: set[str] = set()
+"""Nonces of the leases that this process holds."""
+
 
 class Holder(msgspec.Struct, frozen=True):
     """Who holds a site.
@@ -91,6 +94,7 @@ class Lease:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
         self._fd = -1
+        _ours.discard(self._holder.nonce)
 
     def _take(self, directory: int) -> None:
         text = os.pread(self._fd, _TEXT_BYTES_MAX, 0)
@@ -108,6 +112,7 @@ class Lease:
                 raise SiteRefusedError(
                     f"in use by {holder or 'another replicator'}, last heard of {age:.0f} s ago"
                 )
+        _ours.add(self._holder.nonce)
         self._write()
         self._check()  # of two that write at once only the second goes on
 
@@ -116,6 +121,8 @@ class Lease:
         me = self._holder
         if holder is None or (holder.host, holder.machine) != (me.host, me.machine):
             return False
+        if (holder.boot, holder.pid, holder.started) == (me.boot, me.pid, me.started):
+            return holder.nonce not in _ours  # let go of when the disk was away: it still says so
         return holder.boot != me.boot or _started(holder.pid) != holder.started
 
     def _age(self, directory: int) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Final
 
 from replicator import cli, progress, site_state
 from replicator.copying import Check, at_once, copy_content
 from replicator.stores import directory
 
+ILL: Final = (sys.executable, "-m", "tests.support.ill")
 DIE: Final = b"DIE"
 BUG: Final = b"BUG"
 

@@ -149,6 +149,7 @@ class Mirror:
         wanted: Wanted | None = None,
         grows: bool = False,
         window: Window | None = None,
+        deletes_max: int = 0,
     ) -> None:
         self.window = window or Window()
         self.grows = grows
@@ -156,6 +157,7 @@ class Mirror:
         self.observer = observer or Unobserved()
         self.inline_bytes = inline_bytes
         self.commit_order = commit_order
+        self.deletes_max = deletes_max
         self.tree = ModelTree()
         self.wanted = wanted or Wanted()
         self.store = WatchedStore(MemoryStore(), self.check)
@@ -203,6 +205,7 @@ class Mirror:
             observer=self.observer,
             anew=anew,
             window=self.window,
+            deletes_max=self.deletes_max,
         )
         self.engine = Engine(
             source,

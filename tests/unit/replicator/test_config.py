@@ -51,10 +51,10 @@ def test_a_volume_file(tmp_path: Path) -> None:
 
 
 def test_what_a_site_may_have(tmp_path: Path) -> None:
-    keys = 'commit-order = "journal"\ndeadline = 60\nverify_writes = "read-back"\n'
+    keys = 'commit-order = "journal"\ndeadline = 60\nverify_writes = "read-back"\ndeletes_max = 7\n'
     (site,) = load(write(tmp_path, VOLUME + SITE + keys), None, []).sites
     assert (site.workers, site.commit_order) == (16, CommitOrder.JOURNAL)
-    assert (site.deadline, site.read_back) == (60, True)
+    assert (site.deadline, site.read_back, site.deletes_max) == (60, True, 7)
 
 
 DEADLINES = """
@@ -244,6 +244,10 @@ FILES = {
     "commit order": (
         VOLUME + SITE + 'commit-order = "none"\n',
         r"site\[1\].commit_order: none: any, directory, journal is allowed",
+    ),
+    "deletes-max": (
+        VOLUME + SITE + "deletes-max = -1\n",
+        r"site\[1\].deletes_max: -1: 0 to 1000000000 is allowed",
     ),
     "deadline": (VOLUME + SITE + "deadline = 0\n", r"site\[1\].deadline: 0: 1 to 86400 is allowed"),
     "deadlines": (

@@ -125,3 +125,14 @@ def test_renewing_is_seen(directory: int, tmp_path: Path) -> None:
     lease.renew()
     assert (tmp_path / "lock").stat().st_mtime_ns > before + 900 * 10**9
     lease.release()
+
+
+def test_what_could_not_be_given_back_is_taken_again(directory: int) -> None:
+    """The disk was away when it was let go of: it still says that this process holds it."""
+    lease = Lease(directory)
+    text = os.pread(lease._fd, 4096, 0)
+    lease.release()
+    fd = os.open(b"lock", os.O_WRONLY, dir_fd=directory)
+    os.pwrite(fd, text, 0)
+    os.close(fd)
+    Lease(directory).release()

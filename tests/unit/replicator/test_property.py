@@ -55,6 +55,7 @@ def run(
         wanted=some_wanted(random) if filters else None,
         grows=grows,
         window=small_window(seed) if narrow else None,
+        deletes_max=Random(seed).choice([0, 0, 1, 4]),
     )
     mirror.may_go_back = degrades or mirror.window.held < 100  # docs/limits.md
     names = [b"a", b"b", b"c", b"d"][: random.randint(2, 4)]
