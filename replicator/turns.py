@@ -45,18 +45,18 @@ class Turns:
         while True:
             fresh = plan.fresh()
             item = order.ready()
+            full = len(order) >= _UNDER_WAY_MAX
+            if isinstance(fresh, ReconcileItem):
+                full = len(order) > len(self._owed) + len(self._retries)
             late = order.last is not None and fresh is not None and fresh.position < order.last
-            if late and isinstance(fresh, ReconcileItem) and item is not None:
-                late = fresh.position < item.position  # else it is what the reconcile waits for
-            if item is not None and not late:
+            if item is not None and (full or not late):
                 if plan.waits(item) or item in self._retries or item in self._owed:
                     return item
                 self.leave(item)  # it was done on the way to something else
-            elif isinstance(fresh, ReconcileItem):
-                others = len(order) - len(self._owed) - len(self._retries)
-                return None if others else fresh
-            elif fresh is None or len(order) >= _UNDER_WAY_MAX:
+            elif fresh is None or full:
                 return None
+            elif isinstance(fresh, ReconcileItem):
+                return fresh
             else:
                 plan.take()
                 self._enter(fresh)
