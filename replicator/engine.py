@@ -22,19 +22,19 @@ from mirrorfs.journal.record import (
     SequenceNumber,
     Tag,
 )
-from replicator import holding
 from replicator.comparisons import Comparisons
 from replicator.deletions import Deletions
 from replicator.escape import Escape
+from replicator.expiring import Expiring
 from replicator.held import (
     AheadError,
     DeferredError,
     DeletionError,
     HeldSteps,
     Key,
-    Subject,
     key_of,
 )
+from replicator.holding import Holding
 from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.orders import Order
@@ -51,17 +51,14 @@ from replicator.site_state import (
 from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
-from replicator.subjects import path_of, subject_of
 from replicator.surroundings import Surroundings, TroubleError, again, describe, trouble
 from replicator.turns import Turns
-from replicator.under_way import InternalError
 from replicator.view import SourceChangedError, SourceError, SourceTree
 
 _log = logging.getLogger(__name__)
 
 _BESIDE = 16
 """So many steps of records are done for one part of a comparison, which counts as many."""
-_LIMBO_NS = 10_000_000_000
 
 
 class Engine:
@@ -110,6 +107,7 @@ class Engine:
             clock_ns=world.clock_ns,
             observer=world.observer,
         )
+        self._holding = Holding(state.site, self.step.bench, world)
         self._turns = Turns(self.plan, self.step, world)
         reconciler = Reconciler(self.step, world.tick, world.names_max)
         self._comparisons = Comparisons(self.step, reconciler)
@@ -117,7 +115,7 @@ class Engine:
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
         self._tries: dict[Key, int] = {}
-        self._limbo: dict[bytes, int] = {}
+        self._expiring = Expiring(self.step.bench, self.step.moves)
         self._cut = False
         self._take_up_losses()
         self._unsaved = True
@@ -286,7 +284,7 @@ class Engine:
                 raise
             given_up = comparisons.give_up()
             if given_up is not None:
-                self._hold_failed(Reconciled([(given_up, error)]))
+                self._holding.hold_failed([(given_up, error)])
             return
         self._compared(done)
 
@@ -294,7 +292,7 @@ class Engine:
         """Something was compared."""
         for root in done.made:
             self._held.done(root)
-        self._hold_failed(done)
+        self._holding.hold_failed(done.failed)
         self._turns.owe(done.owed)
         self._look_whether_initial()
 
@@ -315,7 +313,7 @@ class Engine:
         except (DeferredError, SourceChangedError) as error:
             ended = not (isinstance(error, AheadError) and self._comes(item))
             if ended:
-                self._hold(item, error, unsure=self._unsure)
+                self._holding.hold(item, error, unsure=self._unsure)
                 told = observer.held
         except (StoreError, SourceError) as error:
             self._failed(item, error)
@@ -407,7 +405,7 @@ class Engine:
         tries = self._tries[key] = self._tries.get(key, 0) + 1
         if again(error, tries) or (self._deletions.too_many and isinstance(error, DeletionError)):
             raise error
-        self._hold(item, error, unsure=self._unsure)
+        self._holding.hold(item, error, unsure=self._unsure)
         self._leave(item)
         self.plan.done(item)
         self._world.observer.held(item)
@@ -418,36 +416,6 @@ class Engine:
     def held(self) -> list[HeldStep]:
         """The failed set, and the steps that wait for a writer."""
         return self._held.all()
-
-    def _hold(self, item: Item, error: Exception, *, unsure: bool) -> None:
-        now_ns, bench = self._world.clock_ns(), self.step.bench
-        if isinstance(error, InternalError) and self._held.told(item) != str(error):
-            told = self.state.site, describe(item), error
-            _log.error("%s: %s: %s", *told, exc_info=error.__cause__)
-        gathered = item
-        if isinstance(error, AheadError):
-            gathered = self._held.gathered(item, self._root, self._world.window)
-        if gathered is item:
-            self._held.hold(item, error, now_ns, subject_of(bench, item), unsure=unsure)
-        else:
-            error = AheadError("much in it waits for records that are still to come")
-            later = isinstance(item, PlaceItem) and not unsure
-            self._held.hold(gathered, error, now_ns, Subject(), unsure=unsure, later=later)
-
-    def _hold_failed(self, done: Reconciled) -> None:
-        for item, error in done.failed:
-            with contextlib.suppress(SourceError):  # it may be why the step is held
-                item.path = path_of(self.step.bench, item)
-            self._hold(item, error, unsure=True)
-
-    def _hold_timeless(self) -> None:
-        timeless, clean = self.step.bench.timeless, self.state.clean
-        position = SequenceNumber(max(0, clean) + 1)  # of a comparison, maybe: working has passed
-        for identity, error in timeless.items():
-            path = self.step.bench.path_of(identity)
-            item = ObjectItem(identity, (position, 0), path)
-            self._hold(item, error, unsure=self._unsure)
-        timeless.clear()
 
     def _due(self) -> Item | None:
         """A held step to try again now."""
@@ -463,7 +431,7 @@ class Engine:
 
     def obey(self, order: Order) -> str:
         """Do what an operator ordered; what came of it, in words. To be saved."""
-        told, skipped = holding.obey(self._held, order)
+        told, skipped = self._holding.obey(order)
         self.state.skipped += skipped
         self._unsaved = self._unsaved or bool(skipped)
         return told
@@ -500,11 +468,10 @@ class Engine:
         self.doing = None
         self._write_names()
         self.step.finish()
-        self._hold_timeless()
-        if self.idle and self.plan.known >= self._world.head():
-            self._expire_limbo()
-            if not self._held:
-                self.store.forget_unfinished()
+        self._holding.hold_timeless(self.state.clean, unsure=self._unsure)
+        if self.idle and self.plan.known >= self._world.head() and not self._held:
+            self._expiring.look(self._world.clock_ns())
+            self.store.forget_unfinished()
         state, working = self.state, self.plan.working()
         state.working = working
         while len(self._tags) > 1 and self._tags[1][0] <= working:
@@ -528,13 +495,3 @@ class Engine:
         self.store.write_file(STATE_FILE, encode_state(state))
         self.plan.forget(working)
         self._unsaved = self._cut = False
-
-    def _expire_limbo(self) -> None:
-        """Nothing is pending: nobody will claim what is dead, nor, after a while, what lives."""
-        if self._held:
-            return
-        now = self._world.clock_ns()
-        limbo = {name: self._limbo.get(name, now) for name in self.step.bench.map.limbo.names}
-        for name, since in limbo.items():
-            self.step.moves.expire(name, living=now - since > _LIMBO_NS)
-        self._limbo = limbo

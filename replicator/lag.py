@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
+
+from mirrorfs.journal.record import Record, SequenceNumber
 
 LAG_WINDOW_MINUTES: Final = 60
 RATE_WINDOW_SECONDS: Final = 60
@@ -104,3 +107,39 @@ def _bucket(lag_ns: int) -> int:
 
 def _seconds(bucket: int) -> float:
     return float(2.0 ** (bucket / _BUCKETS_PER_OCTAVE)) / _NS
+
+
+class Waits:
+    """The records that a site has read and not worked on yet, and how long others waited.
+
+    Attributes:
+        lag: of records, from being made to being worked on.  rate: how many were, lately.
+    """
+
+    def __init__(self) -> None:
+        self.lag = LagWindow()
+        self.rate = RateWindow()
+        self._times: deque[tuple[SequenceNumber, int]] = deque()
+
+    def clear(self) -> None:
+        """Those that wait are read again."""
+        self._times.clear()
+
+    def add(self, records: Iterable[Record]) -> None:
+        """These were read."""
+        self._times.extend((record.sequence, record.time_ns) for record in records)
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the first of those that wait was made; 0: none does."""
+        return self._times[0][1] if self._times else 0
+
+    def passed(self, working: SequenceNumber, now_ns: int) -> None:
+        """The working cursor has come so far."""
+        count = 0
+        while self._times and self._times[0][0] <= working:
+            _, time_ns = self._times.popleft()
+            self.lag.add(now_ns, max(0, now_ns - time_ns))
+            count += 1
+        if count:
+            self.rate.add(now_ns, count)

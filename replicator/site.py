@@ -6,11 +6,9 @@ here needs a lock; between slices the trio side decides whether to go on, wait, 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import TypeVar
@@ -35,11 +33,11 @@ from replicator.cursor import (
 )
 from replicator.engine import Engine
 from replicator.failures import StopNowError, expected, is_final
-from replicator.lag import LagWindow, RateWindow
+from replicator.lag import Waits
 from replicator.look import free_bytes, seen, seen_before
+from replicator.obeying import Obeying
 from replicator.observing import Observing
 from replicator.opening import open_journaled_source
-from replicator.orders import Orders
 from replicator.patterns import Wanted
 from replicator.progress import Progress
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, backoff_seconds
@@ -52,6 +50,7 @@ from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.under_way import CutOffError, InternalError, UnderWay
 from replicator.view import SourceError
+from replicator.waking import Waking
 from replicator.wording import span
 from replicator.workers import Threads
 
@@ -112,24 +111,20 @@ class SiteDriver:
         self._progress = Progress()
         self._inside = False
         self._stop_since = 0.0
-        self._token: trio.lowlevel.TrioToken | None = None
         self._engine: Engine | None = None
         self._seen: SiteReport | None = None
-        self._times: deque[tuple[SequenceNumber, int]] = deque()
+        self._waits = Waits()
         self._saved = self._worked = time.monotonic()
-        self.orders = Orders(journal, settings.name)
+        self.orders = Obeying(journal, settings.name)
         self._observing = Observing(ApplyLog(journal, settings.name), settings.workers)
-        self._answers: list[tuple[str, str]] = []
         self._pausing = False
         self._free: int | None = None
-        self._lag = LagWindow()
-        self._rate = RateWindow()
         self._stopping = False
         self._stop_now = False
         self._looked_again = False
         self._unsynced = False
         self._attached_ns = 0
-        self._wake = trio.Event()
+        self._waking = Waking()
         self._random = Random()
 
     # life --------------------------------------------------------------------------------------
@@ -156,7 +151,7 @@ class SiteDriver:
         )
         self._under_way = UnderWay(under_way_path(self.journal, name))
         settings = self.settings
-        self._workers = Threads(settings.workers, settings.bandwidth, self._landed)
+        self._workers = Threads(settings.workers, settings.bandwidth, self._waking.wake_from_thread)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         wanted = Wanted(self.settings.include, self.settings.exclude)
         shown, anew = part_of(source, wanted, state)
@@ -184,7 +179,7 @@ class SiteDriver:
             timed(shown, "source"), timed(store, "site"), state, incarnations_of(reader), world
         )
         self._observing.object_waits = self._engine.step.bench.object_waits
-        self._times.clear()
+        self._waits.clear()
         reader.seek(SequenceNumber(state.working + 1))
         self._save(self._engine)
         self._unsynced = False
@@ -206,7 +201,7 @@ class SiteDriver:
         self._stop_since = self._stop_since or time.monotonic()
         self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
         self._stopping = True
-        self._wake.set()
+        self._waking.wake()
 
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
@@ -218,7 +213,7 @@ class SiteDriver:
 
     async def _run(self) -> None:
         tries = 0
-        self._token = trio.lowlevel.current_trio_token()
+        self._waking.begin()
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
@@ -269,7 +264,7 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
-        self._wake = trio.Event()  # before the slice: what lands after it has looked wakes us
+        self._waking.renew()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await self._in_thread(self._slice)
         waiting = engine.waiting
@@ -280,7 +275,7 @@ class SiteDriver:
         else:
             self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
         if not busy and stopping == self._stopping:
-            await self._wait(self._patience(engine), reader.wake_fd)
+            await self._waking.wait(self._patience(engine), reader.wake_fd)
         return False
 
     async def _pause(self) -> bool:
@@ -291,7 +286,7 @@ class SiteDriver:
         self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
         self._pausing = False
         if pause is not None:
-            await self._wait(_PAUSE_LOOK_SECONDS)
+            await self._waking.wait(_PAUSE_LOOK_SECONDS)
         return self._stopping
 
     def look_for_orders(self) -> None:
@@ -299,7 +294,7 @@ class SiteDriver:
         self._pausing = self.orders.paused is not None and self.phase is not Phase.PAUSED
         resumed = self.phase is Phase.PAUSED and self.orders.paused is None
         if self._pausing or resumed or self.orders.waiting:
-            self._wake.set()
+            self._waking.wake()
 
     def _patience(self, engine: Engine) -> float:
         """Seconds to wait for records at most: something else may be due before."""
@@ -318,31 +313,10 @@ class SiteDriver:
         finally:
             self._inside = False
 
-    def _landed(self) -> None:
-        """Bytes have arrived. Called by workers."""
-        if self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: self._wake.set())
-
-    async def _wait(self, seconds: float, fd: int | None = None) -> None:
-        """Until the journal changes, bytes arrive, `stop` is called, or the time is over."""
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-
-                async def stopped() -> None:
-                    await self._wake.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(stopped)
-                if fd is None:
-                    await trio.sleep_forever()
-                else:
-                    await trio.lowlevel.wait_readable(fd)
-                nursery.cancel_scope.cancel()
-
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
-        free = await trio.to_thread.run_sync(free_bytes, self.settings.path) if no_space else None
+        path = self.settings.path
+        free = await self._in_thread(lambda: free_bytes(path)) if no_space else None
         reason = why(error, free, self._observing.failed_size)
         if self.reason != reason and not isinstance(error, InternalError):
             _log.warning("%s: %s", self.settings.name, reason)
@@ -354,9 +328,9 @@ class SiteDriver:
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
-        self._wake = trio.Event()
+        self._waking.renew()
         seconds = backoff_seconds(tries, self._random.random())
-        await self._wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
+        await self._waking.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
 
@@ -406,24 +380,13 @@ class SiteDriver:
         if self._pausing and not self._stopping:
             raise PausedError
 
-    def _obey(self, engine: Engine) -> None:
-        """Carry out what an operator ordered; answered when it is saved, and reported."""
-        answered = {path for path, _ in self._answers}
-        orders = [each for each in self.orders.take() if each[0] not in answered]
-        done = [(path, engine.obey(order)) for path, order in orders]
-        if done:
-            self._save(engine)
-        for _, answer in done:
-            _log.info("%s: ordered: %s", self.settings.name, answer)
-        self._answers += done
-
     def _slice(self) -> bool:
         """Work for a moment; whether there is more to do."""
         engine = self._engine
         assert engine is not None, "opened"
         deadline = time.monotonic() + _SLICE_SECONDS
         more = True
-        self._obey(engine)
+        self.orders.obey(engine, lambda: self._save(engine))
         while more and time.monotonic() < deadline:
             self._tick()
             fed = self._feed(engine)
@@ -433,7 +396,7 @@ class SiteDriver:
                 self._worked = time.monotonic()
             elif not more:
                 engine.step.finish()
-            self._count(engine)
+            self._waits.passed(engine.plan.working(), time.time_ns())
         if not more and engine.idle and not engine.held:
             self._observing.all_true()
         now = time.monotonic()
@@ -469,24 +432,13 @@ class SiteDriver:
             if gone is not None:
                 raise RecordsGoneError(f"{self.journal}: {gone}")
         engine.feed((record, reader.tag_of(record.sequence)) for record in records)
-        self._times.extend((record.sequence, record.time_ns) for record in records)
+        self._waits.add(records)
         return len(records)
 
     def _look_for_head(self) -> SequenceNumber:
         assert self._reader is not None, "opened"
         self._head = self._reader.head()
         return self._head
-
-    def _count(self, engine: Engine) -> None:
-        """What the working cursor has passed since the last time."""
-        working, now = engine.plan.working(), time.time_ns()
-        count = 0
-        while self._times and self._times[0][0] <= working:
-            _, time_ns = self._times.popleft()
-            self._lag.add(now, max(0, now - time_ns))
-            count += 1
-        if count:
-            self._rate.add(now, count)
 
     def _save_and_close(self) -> None:
         if self._engine is not None:
@@ -506,7 +458,7 @@ class SiteDriver:
 
     def _look(self, engine: Engine) -> None:
         """What there is to report; it stays when the site is closed for a while."""
-        oldest_ns = self._times[0][1] if self._times else 0
+        oldest_ns = self._waits.oldest_ns
         self._seen = seen(self.settings, engine, self._head, self._started_ns, oldest_ns)
 
     # reports -----------------------------------------------------------------------------------
@@ -526,9 +478,9 @@ class SiteDriver:
             phase=self.phase.value,
             phase_ns=self._phase_ns,
             reason=self.reason,
-            lag_p50=self._lag.percentile(now, 0.5),
-            lag_p99=self._lag.percentile(now, 0.99),
-            records_per_second=self._rate.rate(now),
+            lag_p50=self._waits.lag.percentile(now, 0.5),
+            lag_p99=self._waits.lag.percentile(now, 0.99),
+            records_per_second=self._waits.rate.rate(now),
             work=self._observing.report(now),
             free_bytes=self._free,
         )
@@ -536,7 +488,9 @@ class SiteDriver:
     def report(self) -> None:
         """Write the report beside the journal; a full disk there must not stop us."""
         self._observing.flush()
-        answers = list(self._answers)
+        self.orders.answer_after(self._report)
+
+    def _report(self) -> None:
         report = self.current()
         if report is None:
             return
@@ -544,6 +498,3 @@ class SiteDriver:
             write_report(self.journal, report)
         except OSError as error:
             _log.debug("%s: no report: %s", self.settings.name, error)
-        for each in answers:
-            self.orders.answer(*each)
-            self._answers.remove(each)

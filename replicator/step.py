@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mirrorfs.journal.record import ObjectId, Place
-from replicator import schedule
+from replicator import directory_times, schedule
 from replicator.deletions import Deletions
 from replicator.doubts import Doubts
 from replicator.escape import Escape
@@ -23,6 +23,7 @@ from replicator.moves import NORMAL, Bench, Counters, Mode, Moves
 from replicator.names import NameTable
 from replicator.observer import Observer
 from replicator.planner import ObjectItem, PlaceItem, Plan, ReconcileItem
+from replicator.ranking import ranked_copies
 from replicator.removing import remove
 from replicator.schedule import ContentState, Incarnations
 from replicator.sitemap import Copy, SiteMap
@@ -34,10 +35,9 @@ from replicator.stores.base import (
     MarkFlag,
     SiteEntry,
     SiteStore,
-    StoreError,
 )
 from replicator.under_way import UnderWay
-from replicator.view import SourceChangedError, SourceError, SourceObject, SourceTree
+from replicator.view import SourceChangedError, SourceObject, SourceTree
 
 _WAY_TRIES = 16
 
@@ -117,11 +117,8 @@ class Step:
     def place(
         self, place: Place, mode: Mode = NORMAL, item: PlaceItem | None = None
     ) -> ObjectId | None:
-        """Make a place true; the directory that stands there.
-
-        Raises DeferredError, SourceChangedError (the source changes faster than it can be copied),
-        StoreError, SourceError.
-        """
+        """Make a place true; the directory that stands there. Raises DeferredError, StoreError,
+        SourceError, SourceChangedError (the source changes faster than it can be copied)."""
         if place.name == RESERVED and place.directory == self._source.root.id:
             return None
         with self.bench.under_way.border(place):
@@ -317,7 +314,7 @@ class Step:
         mode: Mode,
     ) -> None:
         """The site has something else there than this file (symlink, device …), or nothing."""
-        copies, state = self._ranked_copies(found, mode, place if entry is None else None)
+        copies, state = ranked_copies(self.bench, found, mode, place if entry is None else None)
         if state is ContentState.COMING:
             raise DeferredError("open for writing")
         if found.links > 1:
@@ -341,28 +338,6 @@ class Step:
         made = self._store.lookup(directory, place.name)
         if made is not None and schedule.is_copy(found, made):
             self._refresh(found, Copy(directory, place.name, made, place), place, mode)
-
-    def _ranked_copies(
-        self, found: SourceObject, mode: Mode, empty: Place | None = None
-    ) -> tuple[list[Copy], ContentState]:
-        """What the site has of it, the best first, and what the best is worth. `empty`: see
-        SiteMap.copies."""
-        ranks = (ContentState.STALE, ContentState.COMING, ContentState.CURRENT)
-        ranked: list[tuple[int, tuple[bool, bool, int], Copy]] = []
-        for copy in self.bench.map.copies(found.id, empty):
-            mark = copy.entry.mark
-            if mark is not None and schedule.same_kind(found, copy.entry):
-                state = ContentState.CURRENT
-                if stat.S_ISREG(found.mode):
-                    state = self.bench.content_state(mark, found, mode, arriving=True)
-                recency = schedule.recency(mark, found.ctime_ns)
-                ranked.append((ranks.index(state), recency, copy))
-        ranked.sort(key=lambda each: each[:2], reverse=True)
-        if ranked:
-            return [each[2] for each in ranked], ranks[ranked[0][0]]
-        if stat.S_ISREG(found.mode):
-            return [], self.bench.content_state(None, found, mode, arriving=True)
-        return [], ContentState.STALE
 
     # objects -----------------------------------------------------------------------------------
 
@@ -414,7 +389,7 @@ class Step:
         self.bench.touched.add(found.id)
         self._directory_attributes(found, mode)
         if not mode.wait:  # it was held, and may have been for its times
-            self._set_times(found.id)
+            directory_times.set_times(self.bench, found.id)
 
     def _directory_attributes(self, found: SourceObject, mode: Mode) -> None:
         if found.id == self._source.root.id:
@@ -469,7 +444,7 @@ class Step:
             return
         with found:
             if stat.S_ISREG(found.mode):
-                copies, state = self._ranked_copies(found, mode)
+                copies, state = ranked_copies(self.bench, found, mode)
                 if state is ContentState.STALE:
                     base = self.staging.base(found, copies[0]) if len(copies) == 1 else None
                     self.staging.prefetch(found, base)
@@ -519,27 +494,5 @@ class Step:
     # ends --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Set the times of the directories touched: last, since every change inside moves them.
-
-        Those that fail for good are left to `timeless`. Raises StoreError, SourceError.
-        """
-        touched = self.bench.touched
-        for identity in sorted(touched):
-            try:
-                self._set_times(identity)
-            except (StoreError, SourceError) as error:
-                if error.transient:
-                    raise
-                self.bench.timeless[identity] = error
-            touched.discard(identity)  # not before: what failed is still to be done
-        self.bench.map.trim()
-
-    def _set_times(self, identity: ObjectId) -> None:
-        found = self._source.open(identity)
-        if found is None:
-            return
-        with found:
-            directory = self.bench.map.find(identity)
-            if directory is not None:
-                now = found.stat()
-                self._store.set_directory_times(directory, now.atime_ns, now.mtime_ns)
+        """See `directory_times`."""
+        directory_times.finish(self.bench)

@@ -18,7 +18,7 @@ from replicator.commit_order import CommitOrder
 from replicator.patterns import Wanted
 from replicator.window import Window
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import change_at_random, directories
+from tests.support.model_changes import change_at_random, directories
 
 SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
 

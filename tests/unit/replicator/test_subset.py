@@ -6,7 +6,7 @@ from random import Random
 
 from replicator.patterns import Wanted
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import change_at_random
+from tests.support.model_changes import change_at_random
 
 
 def grown(wanted: Wanted) -> Mirror:

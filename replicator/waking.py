@@ -1,0 +1,49 @@
+"""Waiting for what may happen at a site: records, bytes that arrive, an operator, the time."""
+
+from __future__ import annotations
+
+import contextlib
+
+import trio
+
+
+class Waking:
+    """Wakes the task of one site."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def begin(self) -> None:
+        """From now on other threads may wake it. Called in trio."""
+        self._token = trio.lowlevel.current_trio_token()
+
+    def renew(self) -> None:
+        """Only what happens from now on wakes it."""
+        self._event = trio.Event()
+
+    def wake(self) -> None:
+        """Something has happened."""
+        self._event.set()
+
+    def wake_from_thread(self) -> None:
+        """The same, from any thread."""
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(lambda: self._event.set())
+
+    async def wait(self, seconds: float, fd: int | None = None) -> None:
+        """Until it is woken, `fd` can be read, or the time is over."""
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+
+                async def woken() -> None:
+                    await self._event.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(woken)
+                if fd is None:
+                    await trio.sleep_forever()
+                else:
+                    await trio.lowlevel.wait_readable(fd)
+                nursery.cancel_scope.cancel()
