@@ -77,6 +77,7 @@ class Bench:
         escape: what reconciles may have missed.
         held: the steps that failed or wait.
         touched: directories whose times must be set.
+        unsynced: directories in which places were made true since the last state was saved.
         timeless: directories whose times could not be set, and why: to be tried again.
         losses: what power cuts may have taken from site and source.
         saved: the number of the state that is saved at the site.
@@ -95,6 +96,7 @@ class Bench:
     saved: int = 0
     counters: Counters = field(default_factory=Counters)
     touched: set[ObjectId] = field(default_factory=set)
+    unsynced: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
 
     def content_state(

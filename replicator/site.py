@@ -6,7 +6,6 @@ here needs a lock; between slices the trio side decides whether to go on, wait, 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -32,6 +31,7 @@ from replicator.cursor import (
     write_report,
 )
 from replicator.engine import Engine
+from replicator.following import Follower
 from replicator.lag import LagWindow, RateWindow
 from replicator.look import free_bytes, seen, seen_before
 from replicator.observing import Observing
@@ -46,6 +46,7 @@ from replicator.stores.base import SiteRefusedError, StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.view import SourceError, SourceRefusedError
+from replicator.waking import Wake
 from replicator.workers import Threads
 
 _Result = TypeVar("_Result")
@@ -65,6 +66,7 @@ _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 _PAUSE_LOOK_SECONDS = 60.0
+_PROMISED_SECONDS = 0.2
 
 REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, RecordsGoneError)
 """What only an operator can mend: the site halts. (Of RecordsGoneError: if a second look at the
@@ -101,7 +103,6 @@ class SiteDriver:
         self._store: DirectoryStore | None = None
         self._workers: Threads | None = None
         self._limiter = trio.CapacityLimiter(1)
-        self._token: trio.lowlevel.TrioToken | None = None
         self._engine: Engine | None = None
         self._seen: SiteReport | None = None
         self._times: deque[tuple[SequenceNumber, int]] = deque()
@@ -118,7 +119,8 @@ class SiteDriver:
         self._looked_again = False
         self._unsynced = False
         self._attached_ns = 0
-        self._wake = trio.Event()
+        self._wake = Wake()
+        self._follower = Follower(journal, settings.name, self._wake.set_from_thread)
         self._random = Random()
 
     # life --------------------------------------------------------------------------------------
@@ -140,7 +142,9 @@ class SiteDriver:
             source=source.root_fd,
             read_back=self.settings.read_back,
         )
-        self._workers = Threads(self.settings.workers, self.settings.deadline, self._landed)
+        self._workers = Threads(
+            self.settings.workers, self.settings.deadline, self._wake.set_from_thread
+        )
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         world = Surroundings(
             clock_ns=time.time_ns,
@@ -185,7 +189,8 @@ class SiteDriver:
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
         tries = 0
-        self._token = trio.lowlevel.current_trio_token()
+        self._wake.begin()
+        self._follower.start()
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
@@ -205,6 +210,7 @@ class SiteDriver:
                 tries += 1
                 await self._back_off(error, tries)
         await self._in_thread(self._save_and_close)
+        await self._in_thread(self._follower.close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
         self.report()
@@ -237,7 +243,7 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
-        self._wake = trio.Event()  # before the slice: what lands after it has looked wakes us
+        self._wake.clear()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await self._in_thread(self._slice)
         waiting = engine.waiting
@@ -248,7 +254,7 @@ class SiteDriver:
         else:
             self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
         if not busy and stopping == self._stopping:
-            await self._wait(self._patience(engine), reader.wake_fd)
+            await self._wake.wait(self._patience(engine), reader.wake_fd)
         return False
 
     async def _pause(self) -> bool:
@@ -259,7 +265,7 @@ class SiteDriver:
         self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
         self._pausing = False
         if pause is not None:
-            await self._wait(_PAUSE_LOOK_SECONDS)
+            await self._wake.wait(_PAUSE_LOOK_SECONDS)
         return self._stopping
 
     def look_for_orders(self) -> None:
@@ -273,6 +279,8 @@ class SiteDriver:
         """Seconds to wait for records at most: something else may be due before."""
         seconds = _SAVE_IDLE_SECONDS if engine.unsaved else _WAIT_SECONDS
         due = engine.next_due_ns()
+        if engine.promises:
+            seconds = min(seconds, _PROMISED_SECONDS)
         if due is not None:
             seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
         return seconds
@@ -280,28 +288,6 @@ class SiteDriver:
     async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
         """Do what may block in a thread of this site's own."""
         return await trio.to_thread.run_sync(act, limiter=self._limiter)
-
-    def _landed(self) -> None:
-        """Bytes have arrived. Called by workers."""
-        if self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: self._wake.set())
-
-    async def _wait(self, seconds: float, fd: int | None = None) -> None:
-        """Until the journal changes, bytes arrive, `stop` is called, or the time is over."""
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-
-                async def stopped() -> None:
-                    await self._wake.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(stopped)
-                if fd is None:
-                    await trio.sleep_forever()
-                else:
-                    await trio.lowlevel.wait_readable(fd)
-                nursery.cancel_scope.cancel()
 
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
@@ -316,9 +302,9 @@ class SiteDriver:
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
-        self._wake = trio.Event()
+        self._wake.clear()
         seconds = backoff_seconds(tries, self._random.random())
-        await self._wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
+        await self._wake.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
 
@@ -344,6 +330,8 @@ class SiteDriver:
             if not {phase, self.phase} <= quiet:
                 _log.info("%s: %s", self.settings.name, phase.value)
         self.phase, self.reason = phase, reason
+        rests = phase in (Phase.PAUSED, Phase.HALTED)
+        self._follower.rest(f"{phase.value}: {reason}" if rests else "")
 
     # on the worker thread ----------------------------------------------------------------------
 
@@ -374,7 +362,9 @@ class SiteDriver:
         while more and time.monotonic() < deadline:
             self._tick()
             fed = self._feed(engine)
+            self._follower.keep(engine)
             done = engine.work(_SLICE_STEPS)
+            self._follower.keep(engine)
             more = fed > 0 or done > 0
             if done:
                 self._worked = time.monotonic()
@@ -405,7 +395,8 @@ class SiteDriver:
         """Read on, as far as the plan has room; how many records."""
         reader = self._reader
         assert reader is not None, "opened"
-        if len(engine.plan) >= _PLAN_MAX or len(self._times) >= _AHEAD_MAX:
+        plan_max = _AHEAD_MAX if engine.promises.ahead else _PLAN_MAX
+        if len(engine.plan) >= plan_max or len(self._times) >= _AHEAD_MAX:
             return 0
         records = reader.poll(_READ_MAX)
         if not records:

@@ -113,6 +113,7 @@ class Step:
                 return None
             # even where nothing is left to do: what came and went again moved the times
             self.bench.touched.add(place.directory)
+            self.bench.unsynced.add(place.directory)
             found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
             if found is not None:
@@ -452,7 +453,7 @@ class Step:
         touched = self.bench.touched
         for identity in sorted(touched):
             try:
-                self._set_times(identity)
+                self.set_times(identity)
             except (StoreError, SourceError) as error:
                 if error.transient:
                     raise
@@ -460,7 +461,8 @@ class Step:
             touched.discard(identity)  # not before: what failed is still to be done
         self.bench.map.trim()
 
-    def _set_times(self, identity: ObjectId) -> None:
+    def set_times(self, identity: ObjectId) -> None:
+        """Those of one directory, as they are now. Raises StoreError, SourceError."""
         found = self._source.open(identity)
         if found is None:
             return

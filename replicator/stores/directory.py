@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -30,8 +30,10 @@ from replicator.stores.base import (
     SiteEntry,
     Staged,
     StoreError,
+    Syncing,
     UnsyncedError,
 )
+from replicator.stores.durable import DescriptorSyncing
 from replicator.stores.site_root import SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
 from replicator.xattrs import At, path_of, read_xattrs
@@ -273,6 +275,13 @@ class DirectoryStore:
         """See SiteStore."""
         with _border("sync", self._site.path, UnsyncedError):
             system_calls.syncfs(self._root)
+
+    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+        """See SiteStore."""
+        with _border("open what is to be synced at", self._site.path):
+            return DescriptorSyncing(
+                self._site.path, ((_fd(directory), name) for directory, name in wanted)
+            )
 
     def close(self) -> None:
         """See SiteStore."""

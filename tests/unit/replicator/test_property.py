@@ -31,13 +31,14 @@ def run(
     cuts: bool = False,
     compares: bool = False,
     workers: bool = False,
+    waits: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
     `initial`: the source has something already that no record speaks of. `degrades`: now and then
     there are no records for a while, and what was marked is compared afterwards. `cuts`: of the
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
-    move on workers, many at a time, and arrive in any order.
+    move on workers, many at a time, and arrive in any order. `waits`: jobs wait for records.
     """
     random = Random(seed)
     mirror = Mirror(
@@ -71,7 +72,11 @@ def run(
             mirror.feed(random.randint(1, 8))
         upset(mirror, random, crashes=crashes, faults=faults)
         mirror.move_bytes()
+        if waits and random.random() < 0.7 and mirror.tree.records:
+            mirror.await_record()
         mirror.work(random.randint(0, 10))
+        if waits:
+            mirror.look_at_awaited()
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
             mirror.save()
