@@ -64,15 +64,21 @@ def _through(status: Status) -> list[str]:
         if site.down is not None:
             since = moment(site.down_since_ns)
             lines.append(f"  NOT THROUGH {name}: {site.down}")
-            lines.append(f"              since {since}; {site.passed} answers without it")
+            lines.append(f"              since {since}; {_answers(site.passed)} without it so far")
         elif not site.known:
             lines.append(f"  NOT KNOWN   {name}: no replicator has ever reported of it")
         else:
             there = "" if site.followed else "; its replicator is not there"
-            lines.append(f"              {name}: {site.waiting} jobs wait{there}")
+            jobs = "1 job waits" if site.waiting == 1 else f"{site.waiting} jobs wait"
+            passed = f", {_answers(site.passed)} without it so far" if site.passed else ""
+            lines.append(f"              {name}: {jobs}{passed}{there}")
         if site.undone:
             lines.append(f"  NOT THROUGH {name}: {site.undone} objects: {site.undone_reason}")
     return lines
+
+
+def _answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
 
 
 def _room(status: Status) -> str:

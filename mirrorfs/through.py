@@ -91,7 +91,7 @@ class _Site:
         followed: a replicator of it is connected. ever: one was, since the mount began.
         down: why nobody waits for it; since_ns: since when.
         caught_up: it is waited for again when it has worked on this record.
-        passed: so many answers were given without it, since it went down.
+        passed: so many answers were given without it; passed_before: before it went down.
         undone: objects that cannot be made so there: why, where, and the record.
         news: what its replicator is still to be told. told: that there is some.
     """
@@ -104,7 +104,7 @@ class _Site:
         self.down: str | None = None
         self.since_ns = 0
         self.caught_up = 0
-        self.passed = 0
+        self.passed = self.passed_before = 0
         self.undone: dict[bytes, tuple[str, int]] = {}
         self.news: deque[ToReplicator] = deque()
         self.told = trio.Event()
@@ -269,10 +269,10 @@ class Through:
         wait.failed = wait.failed or bool(left)
         for name, sequence in left if late else ():
             site = self._site(name)
-            site.passed += 1
             why = "" if site.followed is not None else ", and no replicator of it is there"
             reason = f"record {sequence} was not there in {self.options.timeout:g} s{why}"
             self._degrade(site, reason)
+            site.passed += 1
 
     def abandon(self) -> None:
         """The mount ends: nobody waits any longer."""
@@ -286,6 +286,7 @@ class Through:
         if site.down is not None:
             return
         tag, head = self._head()
+        site.passed_before = site.passed
         site.down, site.since_ns, site.caught_up = reason, time.time_ns(), head
         does = "get errors" if self.options.fallback == "error" else "do not wait for it"
         _log.warning("write-through: site %s: %s: jobs %s now", site.name, reason, does)
@@ -334,9 +335,9 @@ class Through:
                 if site.down is not None and sequence >= site.caught_up:
                     seconds = (time.time_ns() - site.since_ns) / 1e9
                     told = "write-through: site %s follows again, after %.1f s and %d answers"
-                    _log.warning(f"{told} without it", site.name, seconds, site.passed)
+                    passed = site.passed - site.passed_before
+                    _log.warning(f"{told} without it", site.name, seconds, passed)
                     site.down = None
-                    site.passed = 0
             case Resting(reason):
                 self._degrade(site, reason)
 

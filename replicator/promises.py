@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from mirrorfs.journal.awaiting import Awaited
 from mirrorfs.journal.record import ObjectId, Place
 from replicator.held import HeldSteps
+from replicator.moves import NORMAL
 from replicator.planner import Item
+from replicator.schedule import ContentState
 from replicator.step import Step
 from replicator.stores.base import Directory, MarkFlag, StoreError, Syncing
 from replicator.turns import Turns
@@ -117,6 +119,7 @@ class Promises:
             return None
         items = list(self._items(promise))
         if items:
+            promise.held_ns = 0
             self._turns.hurry(items, plan.known)
             return None
         held = list(self._held.about(promise.objects, promise.places))
@@ -124,22 +127,22 @@ class Promises:
         if failed is not None:
             return failed.error
         if held:
-            promise.held_ns = promise.held_ns or self._clock_ns()
-            late = self._clock_ns() - promise.held_ns >= _HELD_NS
-            return held[0].error if late else None
-        promise.held_ns = 0
-        found = [self._stands(place.directory, promise) for place in promise.places]
-        if not all(found) or (self._unsure() and not self._looks_kept(promise)):
-            return None
-        return ""
+            return held[0].error if self._late(promise) else None
+        stand = [self._stands(place.directory, promise) for place in promise.places]
+        shown = all(stand) and all(self._shows(place, promise) for place in promise.places)
+        if shown:
+            return ""
+        return "it is being changed" if self._late(promise) else None
 
-    def _looks_kept(self, promise: _Promise) -> bool:
-        """Whether the site shows it, as far as can be seen: with comparisons still to come that it
-        was worked on proves nothing."""
-        return all(self._looks_equal(place, promise) for place in promise.places)
+    def _late(self, promise: _Promise) -> bool:
+        """It could be kept only if something else happened. Whether that takes long."""
+        promise.held_ns = promise.held_ns or self._clock_ns()
+        return self._clock_ns() - promise.held_ns >= _HELD_NS
 
-    def _looks_equal(self, place: Place, promise: _Promise) -> bool:
-        """Whether both have the same object there, or records that came later make it so."""
+    def _shows(self, place: Place, promise: _Promise) -> bool:
+        """Whether the site shows what stands there, as far as can be seen. That the step was done
+        does not say so: the source may have been ahead of the records, and another step leads on;
+        and with comparisons still to come it may not have been a step's business."""
         bench = self._bench
         parent = bench.source.open(place.directory)
         if parent is None:
@@ -148,15 +151,26 @@ class Promises:
             found = bench.source.lookup(parent, place.name)
         directory = bench.map.find(place.directory)
         entry = None if directory is None else bench.store.lookup(directory, place.name)
-        mark = None if entry is None else entry.mark
-        if found is None:
-            return entry is None
+        if found is None or entry is None:
+            return found is None and entry is None
         with found:
+            mark = entry.mark
             if mark is None or mark.object != found.id:
-                return False
+                # About to be replaced. The step of what was there may have left that to its place.
+                return (
+                    self._plan.place(place) is not None
+                    and mark is not None
+                    and MarkFlag.CONTENT in mark.flags
+                    and mark.tag == promise.incarnation
+                    and mark.sequence >= promise.sequence
+                )
             if not stat.S_ISREG(found.mode):
                 return True
-            return mark.ctime_ns == found.ctime_ns and MarkFlag.CONTENT in mark.flags
+            copied = mark.ctime_ns == found.ctime_ns and MarkFlag.CONTENT in mark.flags
+            told = bench.plan.hints(found.id).settled_ctime_ns == found.ctime_ns
+            if self._unsure() or not told:
+                return copied
+            return bench.content_state(mark, found, NORMAL) is ContentState.CURRENT
 
     def _items(self, promise: _Promise) -> Iterator[Item]:
         """What is still to be done for it."""

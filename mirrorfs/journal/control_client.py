@@ -91,7 +91,7 @@ class ThroughStatus(msgspec.Struct, frozen=True, kw_only=True):
         known: a replicator has been there for it, now or before. followed: one is there now.
         waiting: so many jobs wait for it.
         down: why nobody waits for it; None while it follows. down_since_ns: since when.
-        passed: so many answers were given without it since then.
+        passed: so many answers were given without it since the mount began.
         undone: so many objects the site cannot have for the time being; undone_reason: of one.
     """
 

@@ -260,6 +260,8 @@ class Mirror:
 
     def look_at_awaited(self) -> None:
         """What the engine says of them is so."""
+        if not self.awaited:
+            return
         try:
             kept = self.engine.promises.look()
         except CrashError:
@@ -268,10 +270,16 @@ class Mirror:
         shown: dict[Place, list[Node]] = {}
         for place, node in self.site():
             shown.setdefault(place, []).append(node)
+        limbo = self.store.inner.limbo()
+        assert isinstance(limbo, Node)
+        hidden = list(limbo.below())
         for sequence in kept.done:
             record = next(each for each, _ in self.tree.records if each.sequence == sequence)
             assert isinstance(record.body, Change)
             for place in record.body.places:
+                # a directory in limbo was moved by a later record
+                if any(n.mark and n.mark.object == place.directory for n in hidden):
+                    continue
                 self.check_kept(record, place, shown.get(place, []))
         self.kept += len(kept.done)
         for sequence in (*kept.done, *(at for at, _ in kept.undone)):

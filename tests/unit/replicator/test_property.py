@@ -72,17 +72,21 @@ def run(
             mirror.feed(random.randint(1, 8))
         upset(mirror, random, crashes=crashes, faults=faults)
         mirror.move_bytes()
-        if waits and random.random() < 0.7 and mirror.tree.records:
-            mirror.await_record()
+        wait(mirror, random, waits=waits)
         mirror.work(random.randint(0, 10))
-        if waits:
-            mirror.look_at_awaited()
+        mirror.look_at_awaited()
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
             mirror.save()
         interrupt(mirror, random, crashes=crashes, tails=tails, cuts=cuts)
     mirror.drain()
     return mirror
+
+
+def wait(mirror: Mirror, random: Random, *, waits: bool) -> None:
+    """Have a job wait for one of the last records, or not."""
+    if waits and random.random() < 0.7 and mirror.tree.records:
+        mirror.await_record()
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
@@ -226,3 +230,25 @@ def test_many_steps_under_way_end_equal_and_show_nothing_strange(
             workers=True,
         )
         assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares"])
+def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
+    upset: str, initial: bool
+) -> None:
+    kept = 0
+    for seed in range(2 * SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset in ("crashes", "faults"),
+            tails=upset == "tails",
+            faults=upset == "faults",
+            compares=upset == "compares",
+            initial=initial,
+            workers=bool(seed % 4),
+            waits=True,
+        )
+        assert_equal(mirror, seed)
+        kept += mirror.kept
+    assert kept >= SEEDS
