@@ -224,6 +224,7 @@ class AttributeRequests(Engine):
         node.through = sites
         self.through.named(sites)
         self.recorder.attributes(node)
+        self.recorder.told.clear()  # nobody waits for that
 
     @answer
     def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -134,7 +134,8 @@ def change(
         try:
             if self.recorder.degraded:
                 await self.recorder.admitted(self._known(args, inodes), context.pid)
-            self.through.admit(self._known(args, inodes), recorded=not self.recorder.degraded)
+            if THROUGH_XATTR not in args:  # that can be changed always
+                self.through.admit(self._known(args, inodes), recorded=not self.recorder.degraded)
             while True:
                 try:
                     if self.recorder.relies(self._known(args, inodes)):

@@ -167,7 +167,6 @@ def test_what_was_answered_is_at_the_site_though_the_replicator_is_killed(
     assert kills >= 2
     replication.settle()
     assert differences(snapshot(mounted.source), snapshot(there)) == []
-    campaign.tally(through_kills=kills)
 
 
 def test_what_was_answered_without_the_site_is_told(
@@ -219,9 +218,7 @@ def test_all_kinds_of_changes(mounting: Mounting, replicating: Replicating) -> N
     assert of(mounted).passed == 0
 
 
-def test_what_jobs_wait_for_passes_what_waits(
-    mounting: Mounting, replicating: Replicating
-) -> None:
+def test_what_jobs_wait_for_passes_what_waits(mounting: Mounting, replicating: Replicating) -> None:
     """A backlog is not waited for; but what is in the same directory is."""
     mounted = mounting(PATIENT, "write-through=site")
     os.mkdir(mounted.source / "other")  # behind the mount: nobody waits
@@ -313,10 +310,10 @@ def test_without_a_replicator_the_first_one_waits_and_it_is_told_once(
         (mounted.mountpoint / f"f{number}").write_text("x")
     found = of(mounted)
     assert (found.passed, found.known, found.followed) == (5, False, False)
-    assert found.down == "record 2 was not there in 0.2 s, and no replicator of it is there"
+    assert found.down == "record 3 was not there in 0.2 s, and no replicator of it is there"
     done = run("status", mounted.mountpoint)
     assert done.returncode == 1
-    assert "NOT THROUGH site site: record 2" in done.stdout
+    assert "NOT THROUGH site site: record 3" in done.stdout
     replication = replicating(mounted.journal, "site")
     replication.settle()
     wait_until_it_follows(mounted)
@@ -330,8 +327,6 @@ def test_error_is_answered_where_it_can_be(mounting: Mounting, replicating: Repl
     mounted = mounting("write-through=site", *options)
     top = mounted.mountpoint
     (top / "made").mkdir()  # it waited, and was made
-    with (top / "made/unchanged").open("x") if False else open(os.devnull) as file:
-        assert file.fileno()
     assert of(mounted).down is not None
     for change in (
         lambda: (top / "d").mkdir(),
@@ -343,7 +338,7 @@ def test_error_is_answered_where_it_can_be(mounting: Mounting, replicating: Repl
     ):
         with refused():
             change()
-    assert os.listdir(mounted.source) == [".mirrorfs", "made"]
+    assert sorted(os.listdir(mounted.source)) == [".mirrorfs", "made"]
     replication = replicating(mounted.journal, "site")
     wait_until_it_follows(mounted)
     descriptor = os.open(top / "made/f", os.O_CREAT | os.O_WRONLY)
