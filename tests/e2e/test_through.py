@@ -56,7 +56,7 @@ for number in range(count):
         os.rename(f"{mount}/{name}", f"{mount}/{other}")
         missed += not (shows(name, None) and shows(other, data))
         os.chmod(f"{mount}/{other}", 0o600)
-        missed += os.path.exists(f"{site}/{other}") and os.stat(f"{site}/{other}").st_mode & 0o77 > 0
+        missed += os.path.exists(f"{site}/{other}") and os.stat(f"{site}/{other}").st_mode & 63 > 0
         os.unlink(f"{mount}/{other}")
         missed += not shows(other, None)
 print(missed)
@@ -204,7 +204,7 @@ def test_all_kinds_of_changes(mounting: Mounting, replicating: Replicating) -> N
     assert os.getxattr(there / "f", "user.a") == b"1"
     os.utime(top / "d", ns=(10**18, 10**18))
     assert (there / "d").stat().st_mtime_ns == 10**18
-    os.rename(top / "d", top / "e")
+    (top / "d").rename(top / "e")
     assert (there / "e/l").read_text() == "con"
     with (top / "open").open("w") as file:
         file.write("x")
@@ -288,7 +288,7 @@ def test_what_a_directory_may_not_say(mounting: Mounting) -> None:
 
 def test_several_writers_refuse(mounting: Mounting) -> None:
     made = mounting.prepare("writers=many", "locks=local", "write-through=site")
-    with pytest.raises(AssertionError, match="64: .*'write-through': with writers=many none"):
+    with pytest.raises(AssertionError, match=r"64: .*'write-through': with writers=many none"):
         made.mount()
     made = mounting.prepare("writers=many", "locks=local", name="other")
     made.journal_option = made.journal
@@ -307,7 +307,8 @@ def test_without_a_replicator_the_first_one_waits_and_it_is_told_once(
     mounted = mounting("write-through=site", HASTY)
     assert run("status", mounted.mountpoint).returncode == 1  # no such site is known
     for number in range(5):
-        (mounted.mountpoint / f"f{number}").write_text("x")
+        with closing(mounted.mountpoint / f"f{number}") as job:
+            assert job.wait(60) == 0
     found = of(mounted)
     assert (found.passed, found.known, found.followed) == (5, False, False)
     assert found.down == "record 3 was not there in 0.2 s, and no replicator of it is there"
@@ -413,7 +414,7 @@ def test_a_job_that_waits_is_in_nobodys_way(io: str, mounting: Mounting) -> None
         until(lambda: of(mounted).waiting == 1, lambda: "it does not wait")
         assert (mounted.mountpoint / "f").read_text() == "x"
         (mounted.mountpoint / "free/f").write_text("y" * 300_000)
-        os.rename(mounted.mountpoint / "free/f", mounted.mountpoint / "free/g")
+        (mounted.mountpoint / "free/f").rename(mounted.mountpoint / "free/g")
         assert job.poll() is None
         os.kill(mounted.pid, signal.SIGTERM)  # the mount ends: it has its answer
         assert job.wait() == 0

@@ -23,9 +23,9 @@ def change(at: Plant, number: int) -> None:
     if kind == 0:
         (top / f"d/e/{number}").write_bytes(b"%d" % number * 5000)
     elif kind == 1:
-        os.rename(top / f"d/e/{number - 1}", top / f"d/{number}")
+        (top / f"d/e/{number - 1}").rename(top / f"d/{number}")
     elif kind == 2:
-        os.unlink(top / f"d/{number - 1}")
+        (top / f"d/{number - 1}").unlink()
     elif kind == 3:
         os.makedirs(top / f"d/{number}/x")
     else:
