@@ -8,6 +8,7 @@ requests. Used between two awaits of the thread that serves requests.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeAlias
@@ -33,6 +34,8 @@ Directories: TypeAlias = Iterable[tuple[ObjectId, bytes | None]]
 """Directories by id, with their paths where these are known."""
 
 _RECENT_MAX = 100_000
+_TOLD_MAX = 8
+"""More records than one request makes."""
 
 
 class Journal(Protocol):
@@ -128,7 +131,7 @@ class Recorder:
         recent: the last record of objects, for those whose record is not long ago.
         forgotten: objects that are not in `recent` have no record after this one.
         activity: which directories are being changed; None: that is not kept.
-        told: records made since somebody emptied this, with what they say and their flags.
+        told: the last records made since somebody emptied this.
         change: `with recorder.change:` around the system call that makes the change.
     """
 
@@ -138,7 +141,7 @@ class Recorder:
         self.owed = False
         self.recent: dict[ObjectId, int] = {}
         self.forgotten = 0
-        self.told: list[Told] = []
+        self.told: deque[Told] = deque(maxlen=_TOLD_MAX)
         self.change = _Change(self)
         self._tree = tree
         self._objects = objects

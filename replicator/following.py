@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS: Final = 0.25
 """How often it is looked whether there is a mirrorfs."""
+_READY_MAX: Final = 4
+"""While the disk has more to sync than that, nothing is added."""
 _WAITING_MAX: Final = 10_000
 """Of more records nobody is told: the jobs have their answers long since."""
 
@@ -104,7 +106,7 @@ class Follower:
             del self._waiting[next(iter(self._waiting))]
         if anew or heard or len(promises) != len(self._waiting):
             promises.replace(self._waiting.values())
-        if self._waiting:
+        if self._waiting and len(self._ready) < _READY_MAX:
             self._answer(engine)
         catch_up, plan = self._catch_up, engine.plan
         known = catch_up is not None and plan.known_tag == catch_up.incarnation
@@ -189,6 +191,8 @@ class Follower:
             finally:
                 for kept in ready:
                     close(kept)
+                if self._waiting:
+                    self._wake()
 
     def _make_durable(self, ready: list[Kept]) -> None:
         """Those that are ready share what the disk does."""

@@ -24,6 +24,8 @@ from replicator.stores.base import Directory, MarkFlag, StoreError, Syncing
 from replicator.turns import Turns
 from replicator.view import SourceError
 
+_AT_ONCE = 64
+"""So many share a sync at most: each has descriptors of its own until then."""
 _HELD_NS = 1_000_000_000
 """What is held because a record is still to come, or a writer to close, is given that long."""
 
@@ -96,6 +98,8 @@ class Promises:
         kept = Kept()
         wanted: dict[tuple[Directory, bytes | None], None] = {}
         for promise in list(self._waiting.values()):
+            if len(kept.done) == _AT_ONCE:
+                break
             try:
                 reason = self._reason(promise)
                 if reason == "":

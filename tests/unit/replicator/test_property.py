@@ -238,7 +238,7 @@ def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
     upset: str, initial: bool
 ) -> None:
     kept = 0
-    for seed in range(2 * SEEDS):
+    for seed in range(SEEDS):
         mirror = run(
             seed,
             crashes=upset in ("crashes", "faults"),
@@ -251,4 +251,4 @@ def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
         )
         assert_equal(mirror, seed)
         kept += mirror.kept
-    assert kept >= SEEDS
+    assert kept >= SEEDS // 2
