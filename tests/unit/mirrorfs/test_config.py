@@ -273,5 +273,5 @@ def test_write_through_names_sites() -> None:
 
 @pytest.mark.parametrize("names", ["off", "a:", "a/b", "..", "a b"])
 def test_what_is_no_site_of_write_through(names: str) -> None:
-    with pytest.raises(UsageError, match="option 'write-through': .*names of sites"):
+    with pytest.raises(UsageError, match=r"option 'write-through': .*names of sites"):
         read_volume("/s", "/m", read_options([f"journal=/j,write-through={names}"]))
