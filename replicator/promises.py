@@ -172,8 +172,8 @@ class Promises:
                 return True
             copied = mark.ctime_ns == found.ctime_ns and MarkFlag.CONTENT in mark.flags
             told = bench.plan.hints(found.id).settled_ctime_ns == found.ctime_ns
-            if self._unsure() or not told:
-                return copied
+            if not copied and (self._unsure() or not told):
+                return False
             return bench.content_state(mark, found, NORMAL) is ContentState.CURRENT
 
     def _items(self, promise: _Promise) -> Iterator[Item]:

@@ -288,7 +288,8 @@ class Mirror:
     def check_kept(self, record: Record, place: Place, there: list[Node]) -> None:
         """The place is as the source had it at that record, or later."""
         since, moments = record.time_ns, self.tree.history.get(place, [])
-        if self.may_go_back or len(there) > 1:
+        above = self.tree.things[place.directory]
+        if self.may_go_back or len(there) > 1 or not self.tree.living(above):
             return
         if there and there[0].mark is not None:
             thing = self.tree.things[there[0].mark.object]
@@ -298,8 +299,7 @@ class Mirror:
             return
         ends = [*(at for at, _ in moments[1:]), self.tree.clock + 1]
         empty = any(x is None and end > since for (_, x), end in zip(moments, ends, strict=False))
-        above = self.tree.things[place.directory]
-        assert empty or not self.tree.living(above), f"{record.sequence}: {place} is missing"
+        assert empty, f"{record.sequence}: {place} is missing"
 
     def save(self) -> None:
         try:
