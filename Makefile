@@ -45,7 +45,7 @@ torture: setup
 
 bench: EXTRA_PACKAGES := xrootd-fuse lsyncd
 bench: setup
-	@for each in engine lag burst catchup hot_names large backlog federation journal; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
+	@for each in engine lag through burst catchup hot_names large backlog federation journal; do $(AS_ROOT) python -m benchmarks.$$each $(ARGS) || exit; echo; done
 
 setup:
 	@.ci/setup "$(VENV)" $(EXTRA_PACKAGES)

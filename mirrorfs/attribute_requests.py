@@ -25,11 +25,16 @@ from pyfuse3 import (
 
 from mirrorfs import capture
 from mirrorfs.callers import in_group
+from mirrorfs.config import OFF, read_sites
 from mirrorfs.engine import Engine, answer, change
 from mirrorfs.inodes import Node
+from mirrorfs.through import THROUGH_XATTR
 
 DAEMON_XATTR: Final = b"trusted.mirrorfs.daemon"
 """Virtual attribute of the mount's root: what `EngineOptions.status` says."""
+
+_EFFECTIVE_XATTR: Final = b"user.mirrorfs.write-through"
+"""Virtual attribute: the sites for which a change of that object waits."""
 
 _ACL_XATTR: Final = b"system.posix_acl_access"
 
@@ -84,6 +89,8 @@ class AttributeRequests(Engine):
                 attributes = self.recorder.content(node, self._jobs.who(ctx.pid, ctx.uid))
             if others:
                 attributes = self.recorder.attributes(node)
+        if fields.update_size and fh is not None:
+            self.recorder.told.clear()  # its close waits for the sites
         if not fields.update_size and not others:  # nothing that we keep
             self.recorder.owed = False
             attributes = self._tree.attributes(descriptor)
@@ -123,7 +130,12 @@ class AttributeRequests(Engine):
         if capture.reserved_xattr(name):
             if name == DAEMON_XATTR and node is self._objects.table.root:
                 return self._options.status()
-            value = self._virtual.value(node, name) if self._virtual else None
+            if name == THROUGH_XATTR:
+                value = self._named_sites(node) if node.directory else None
+            elif name == _EFFECTIVE_XATTR:
+                value = ",".join(self.through.sites(node) or (OFF,)).encode()
+            else:
+                value = self._virtual.value(node, name) if self._virtual else None
             if value is not None:
                 return value
             raise FUSEError(errno.ENODATA)
@@ -143,9 +155,12 @@ class AttributeRequests(Engine):
     @change
     def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute or an ACL."""
+        node = self._objects.node(inode)
+        if name == THROUGH_XATTR:
+            self._name_sites(node, value, ctx)
+            return
         if capture.reserved_xattr(name):
             raise FUSEError(errno.EPERM)
-        node = self._objects.node(inode)
         self._hold(node)
         descriptor = self._objects.descriptor(node)
         with self.recorder.change:
@@ -173,14 +188,43 @@ class AttributeRequests(Engine):
     @change
     def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Remove an extended attribute or an ACL."""
+        node = self._objects.node(inode)
+        if name == THROUGH_XATTR:
+            self._name_sites(node, None, ctx)
+            return
         if capture.reserved_xattr(name):
             raise FUSEError(errno.EPERM)
-        node = self._objects.node(inode)
         self._hold(node)
         descriptor = self._objects.descriptor(node)
         with self.recorder.change:
             self._tree.remove_xattr(descriptor, name)
         self.recorder.xattr(node, name)
+
+    def _name_sites(self, node: Node, value: bytes | None, ctx: RequestContext) -> None:
+        """Set or remove THROUGH_XATTR. The record tells why the change time is another one."""
+        if ctx.uid != 0:
+            raise FUSEError(errno.EPERM)
+        if not self.through.options.possible:
+            raise FUSEError(errno.EOPNOTSUPP)
+        sites: tuple[str, ...] = ()
+        if value is not None:
+            try:
+                sites = read_sites(value.decode())
+            except ValueError:
+                raise FUSEError(errno.EINVAL) from None
+        if not node.directory:
+            raise FUSEError(errno.ENOTDIR if value is not None else errno.ENODATA)
+        self._hold(node)
+        descriptor = self._objects.descriptor(node)
+        with self.recorder.change:
+            if value is None:
+                self._tree.remove_xattr(descriptor, THROUGH_XATTR)
+            else:
+                self._tree.set_xattr(descriptor, THROUGH_XATTR, value)
+        node.through = sites
+        self.through.named(sites)
+        self.recorder.attributes(node)
+        self.recorder.told.clear()  # nobody waits for that
 
     @answer
     def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -142,6 +142,10 @@ def mount(
       journal-detached-keep=SEC, journal-detached-bytes=N
                                 for how long, and how much, is kept for a
                                 detached site (30d, 64G)
+      write-through=SITE[:SITE] close, rename and the like wait for these sites
+      write-through-timeout=SEC, write-through-fsync=on|off
+                                so long (5); fsync waits, too (off)
+      fallback=async|error      if one is not there then: success, or EIO (async)
       attr-timeout=SEC          how long the kernel keeps attributes (3600)
       inode-cache=N             objects to know at a time (1000000)
       io=inline|threads         threads: for a source on a network (inline)

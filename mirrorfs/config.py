@@ -42,6 +42,10 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         io: "inline" for local file systems, "threads" for those that may make a call wait.
         job_variables: environment variables that hold a batch job's id.
+        write_through: sites that have a change before the job that made it goes on.
+        write_through_timeout: seconds to wait for them at most.
+        write_through_fsync: "on": fsync waits, too, not close alone.
+        fallback: if a site does not have it then, the job goes on, or gets an error.
         fsname: what findmnt and df call the source; the source's path if empty.
         subtype: the type is shown as `fuse.` and this.
         kernel_options: what the kernel does for the mount: "ro", "nosuid" and the like.
@@ -77,6 +81,10 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "JOB_ID",
         "OAR_JOB_ID",
     )
+    write_through: tuple[str, ...] = ()
+    write_through_timeout: float = 5.0
+    write_through_fsync: Literal["on", "off"] = "off"
+    fallback: Literal["async", "error"] = "async"
     fsname: str = ""
     subtype: str = "mirrorfs"
     kernel_options: tuple[str, ...] = ()
@@ -123,6 +131,10 @@ _OPPOSITES: Final = {
 
 _NODE_BYTES_MAX: Final = 64
 _NODE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_SITE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+OFF: Final = "off"
+"""In place of the sites of a directory: none is waited for in it and below."""
+
 _SUBTYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEYS: Final = tuple(f for f in Volume.__struct_fields__ if f != "kernel_options")
 _OPTIONS: Final = tuple(f for f in _KEYS if f not in ("name", "source", "mountpoint"))
@@ -136,6 +148,7 @@ _NUMBERS: Final = {
     "journal_detached_bytes": (0, 1 << 60),
     "attr_timeout": (0.0, 86400.0),
     "inode_cache": (1000, 1 << 40),
+    "write_through_timeout": (0.1, 3600.0),
 }
 _SHARED_TIMEOUT: Final = 1.0
 """Seconds after which a change made by another node must be seen."""
@@ -162,6 +175,8 @@ _CHOICES: Final = {
     "restart": ("on", "off"),
     "engine": ("auto", "python"),
     "io": ("inline", "threads"),
+    "write_through_fsync": ("on", "off"),
+    "fallback": ("async", "error"),
 }
 
 
@@ -169,7 +184,8 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
     """The `-o` arguments, each with options separated by commas. UsageError.
 
     A backslash makes a comma part of a value. An underscore in a name is as good as a hyphen;
-    `job-variables` are separated by colons. Of two that contradict each other the later one holds.
+    `job-variables` and the sites of `write-through` are separated by colons. Of two that contradict
+    each other the later one holds.
     `sloppy`: pass over what is not known. `remount` and `force` give keys of these names; what is
     for the kernel gives the key `kernel_options`: each word, and whether it shall hold.
     """
@@ -182,6 +198,21 @@ def read_options(texts: Iterable[str], *, sloppy: bool = False) -> dict[str, Any
             if not _read_option(item, options) and not sloppy:
                 raise UsageError(f"option '{item}': not known here: {_nearest(item)}")
     return options
+
+
+def read_sites(text: str) -> tuple[str, ...]:
+    """The value of a directory's attribute for write-through. ValueError, with what is allowed."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    if names != (OFF,):
+        _check_sites(names)
+    return names
+
+
+def _check_sites(names: Iterable[str]) -> None:
+    for name in names:
+        if not _SITE.fullmatch(name) or name in (OFF, ".", ".."):
+            allowed = "names of sites (letters, digits, '.', '_', '-') are allowed"
+            raise ValueError(f"{name or 'an empty name'}: {allowed}")
 
 
 def _nearest(item: str) -> str:
@@ -211,6 +242,8 @@ def _read_option(item: str, options: dict[str, Any]) -> bool:
         options[name] = _number(name, value)
     elif name == "job_variables" and equals:
         options[name] = value.split(":")
+    elif name == "write_through" and value:
+        options[name] = re.split("[:,]", value)
     elif (name == "volume" or name in _OPTIONS) and value:
         options[name] = value
     else:
@@ -324,19 +357,28 @@ def _check(values: Mapping[str, Any], file: str | None) -> Volume:
     for key, (least, most) in _NUMBERS.items():
         if not least <= getattr(volume, key) <= most:
             raise _wrong(file, key, f"from {least:g} to {most:g} is allowed")
+    _check_words(volume, file)
+    for key in ("source", "mountpoint", "journal"):
+        path = getattr(volume, key)
+        if file is not None and path is not None and not path.startswith("/"):
+            raise _wrong(file, key, f"{path}: an absolute path is allowed")
+    return volume
+
+
+def _check_words(volume: Volume, file: str | None) -> None:
+    """Names of all kinds."""
     if not _SUBTYPE.fullmatch(volume.subtype):
         reason = f"{volume.subtype}: 1 to 64 letters, digits, '.', '_', '-' are allowed"
         raise _wrong(file, "subtype", reason)
     if volume.node and not _NODE.fullmatch(volume.node):
         reason = f"{volume.node}: 1 to 64 letters, digits, '.', '_', '-' are allowed, no '.' first"
         raise _wrong(file, "node", reason)
+    try:
+        _check_sites(volume.write_through)
+    except ValueError as error:
+        raise _wrong(file, "write_through", str(error)) from None
     if not volume.fsname.isprintable():
         raise _wrong(file, "fsname", "printable characters are allowed")
-    for key in ("source", "mountpoint", "journal"):
-        path = getattr(volume, key)
-        if file is not None and path is not None and not path.startswith("/"):
-            raise _wrong(file, key, f"{path}: an absolute path is allowed")
-    return volume
 
 
 def _check_writers(volume: Volume, values: Mapping[str, Any], file: str | None) -> Volume:
@@ -354,6 +396,9 @@ def _check_writers(volume: Volume, values: Mapping[str, Any], file: str | None) 
             "option 'writers': many: this engine does not forward locks to the source: add"
             " locks=local where no job locks files against other nodes"
         )
+    if volume.write_through:
+        reason = "with writers=many none is allowed: other nodes' changes would not be waited for"
+        raise _wrong(file, "write_through", reason)
     if volume.guard == "on":
         raise UsageError("option 'guard': on: with writers=many off is allowed")
     return volume

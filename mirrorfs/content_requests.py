@@ -155,6 +155,7 @@ class ContentRequests(Engine):
         finally:
             if handle.node.dirty:
                 self.recorder.content(handle.node)
+        await self._written_through(handle.node, handle.pid)
 
     @answer_later
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -166,6 +167,8 @@ class ContentRequests(Engine):
         finally:
             if handle.node.dirty:
                 self.recorder.content(handle.node)
+        if self._options.through.fsync:
+            await self._written_through(handle.node, handle.pid)
 
     async def _in_thread(self, handle: Handle, call: Callable[[*_Ts], _R], *arguments: *_Ts) -> _R:
         """A system call in another thread; the descriptor stays open meanwhile."""

@@ -23,6 +23,7 @@ from mirrorfs.journal.control_client import (
     Answer,
     Appended,
     CheckpointRequest,
+    FollowRequest,
     ReconcileRequest,
     Refused,
     RemountRequest,
@@ -65,6 +66,9 @@ class Volume(Protocol):
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
         """These of the kernel's options are in force now."""
+
+    async def follow(self, site: str, connection: trio.socket.SocketType) -> None:
+        """Speak with the replicator of a site until it goes (journal.awaiting)."""
 
 
 async def serve(
@@ -116,7 +120,11 @@ async def _converse(connection: trio.socket.SocketType, volume: Volume) -> None:
     with connection, contextlib.suppress(OSError):
         while data := await connection.recv(MESSAGE_BYTES_MAX):
             try:
-                answer = _answer(_decoder.decode(data), volume)
+                request = _decoder.decode(data)
+                if isinstance(request, FollowRequest):
+                    await volume.follow(request.site, connection)
+                    return
+                answer = _answer(request, volume)
             except msgspec.DecodeError as error:
                 answer = Refused(f"a request not known here: {error}")
             except Exception as error:  # noqa: BLE001 - a client must not end the mount

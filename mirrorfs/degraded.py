@@ -31,6 +31,7 @@ from mirrorfs.journal.record import (
     ObjectId,
     Reconcile,
     SequenceNumber,
+    Tag,
     Unmount,
 )
 from mirrorfs.journal.writer import JournalWriteError, JournalWriter
@@ -92,6 +93,10 @@ class EnduringJournal:
         self._abandoned = False
         self._unsynced: deque[tuple[SequenceNumber, Kind, Change]] = deque()
         self._forgotten = SequenceNumber(0)
+
+    def newest(self) -> tuple[Tag, SequenceNumber]:
+        """The incarnation, and its last record."""
+        return self.writer.header.tag, self.writer.head
 
     @property
     def marks(self) -> int:

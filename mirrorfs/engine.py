@@ -21,18 +21,22 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError
 
 from mirrorfs.backing_tree import BackingTree
-from mirrorfs.callers import Jobs, prepare_thread
+from mirrorfs.callers import Jobs, is_killed, prepare_thread
 from mirrorfs.capture import RESERVED
 from mirrorfs.errors import errno_of
 from mirrorfs.inodes import Node
+from mirrorfs.journal.record import SETTLED, Kind
 from mirrorfs.listing import Listing
 from mirrorfs.objects import Objects
-from mirrorfs.recorder import Journal, Recorder, UnreliableError
+from mirrorfs.recorder import Journal, Recorder, Told, UnreliableError
+from mirrorfs.through import NO_THROUGH, THROUGH_XATTR, Through, ThroughOptions
 from mirrorfs.virtual import JournalFacts, VirtualAttributes
 
 log = logging.getLogger(__name__)
 
 _SYNCS_NAMES = frozenset({"sync", "dirsync"})
+_CLOSE_WAITS = frozenset({"create", "_open_empty"})
+"""Requests that do not wait for sites: the close that will follow does."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -56,6 +60,7 @@ class EngineOptions:
         inode_cache: above so many objects the kernel is asked to forget the oldest files.
         status: the value of DAEMON_XATTR.
         facts: of the journal, for virtual attributes; without it there are none.
+        through: what waits for sites.
     """
 
     attr_timeout: float = 3600.0
@@ -76,6 +81,7 @@ class EngineOptions:
     inode_cache: int = 1_000_000
     status: Callable[[], bytes] = bytes
     facts: Callable[[], JournalFacts] | None = None
+    through: ThroughOptions = NO_THROUGH
 
 
 def answer(
@@ -117,29 +123,45 @@ def change(
     context. Before a change the activity log must tell of it: the handler is called again if it
     finds that this has to be waited for (UnreliableError). While records cannot be made, the
     journal is asked first. If it fails while the recorder is owed a record, the journal is told
-    that one is missing.
+    that one is missing. With write-through the answer waits for the sites.
     """
     _, *names = inspect.signature(handler).parameters
     inodes = [at for at, name in enumerate(names) if "inode" in name]
 
     @functools.wraps(handler)
     async def handle(self: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        context: Any = args[-1]
         try:
             if self.recorder.degraded:
-                context: Any = args[-1]
                 await self.recorder.admitted(self._known(args, inodes), context.pid)
+            if THROUGH_XATTR not in args:  # that can be changed always
+                self.through.admit(self._known(args, inodes), recorded=not self.recorder.degraded)
             while True:
                 try:
                     if self.recorder.relies(self._known(args, inodes)):
-                        return handler(self, *args, **kwargs)
+                        self.recorder.told.clear()
+                        result = handler(self, *args, **kwargs)
+                        break
                 except UnreliableError:
                     pass  # nothing has been changed yet
                 await self.recorder.become_reliable()
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
             self.recorder.failed(handler.__name__, error, self._known(args, inodes))
             raise self.failure(handler.__name__, error) from None
+        names = self.through.sites(*self._known(args, inodes))
+        if names and handler.__name__ not in _CLOSE_WAITS:
+            # no await since it returned: what is told now are its records
+            records = [(each.sequence, each.change) for each in self.recorder.told if _ends(each)]
+            if records or self.recorder.degraded:
+                await self.through.wait(names, records, lambda: is_killed(context.pid), made=True)
+        return result
 
     return handle
+
+
+def _ends(told: Told) -> bool:
+    """Whether sites can have it now. What is open and changed they get when it is closed."""
+    return bool(told.flags & SETTLED) or told.kind in (Kind.UNLINK, Kind.RMDIR)
 
 
 class Engine(pyfuse3.Operations):
@@ -157,6 +179,7 @@ class Engine(pyfuse3.Operations):
         self.recorder = Recorder(tree, self._objects, journal)
         facts = options.facts
         self._virtual = facts and VirtualAttributes(self._objects, self.recorder, facts)
+        self.through = Through(options.through, self._named_sites, journal.newest)
         self._jobs = Jobs(options.job_variables, options.descriptors_max // 32)
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
@@ -349,6 +372,26 @@ class Engine(pyfuse3.Operations):
         if name == RESERVED and directory is self._objects.table.root:
             raise FUSEError(error)
         return directory
+
+    def _named_sites(self, directory: Node) -> bytes | None:
+        """The sites that a directory itself names for write-through; None if it does not."""
+        try:
+            return self._tree.xattr(self._objects.descriptor(directory), THROUGH_XATTR)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
+
+    async def _written_through(self, node: Node, pid: int) -> None:
+        """Until the sites have the last record of its content; those of that process wait."""
+        due, names = node.due, self.through.sites(node)
+        try:
+            if names and (due is not None or self.recorder.degraded):
+                records = [] if due is None else [due]
+                await self.through.wait(names, records, lambda: is_killed(pid), made=False)
+        finally:
+            if node.due is due:  # another one who closes it meanwhile waits for the same
+                node.due = None
 
     def _hold(self, node: Node) -> None:
         """Have the descriptor and the id of an object at hand."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from mirrorfs.journal.record import ObjectId, Who
+from mirrorfs.journal.record import Change, ObjectId, Who
 
 if TYPE_CHECKING:
     from mirrorfs.activity import Entry
@@ -40,6 +40,9 @@ class Node:
         parent, name: one of its names; None when none is known. Further ones are in `aliases`.
         children: for a directory, the known names in it.
         activity: for a directory, the entry of `activity` that its last change relied on.
+        through: for a directory, the sites that it names itself for write-through; None until
+            somebody asked.
+        due: the last record of its content, until a close has waited for the sites to have it.
     """
 
     __slots__ = (
@@ -49,6 +52,7 @@ class Node:
         "descriptor",
         "directory",
         "dirty",
+        "due",
         "generation",
         "handles",
         "identity",
@@ -58,6 +62,7 @@ class Node:
         "parent",
         "referenced",
         "removed",
+        "through",
         "who",
         "writes",
     )
@@ -80,6 +85,8 @@ class Node:
         self.aliases: dict[tuple[Node, bytes], None] | None = None
         self.children: dict[bytes, Node] = {}
         self.activity: Entry | None = None
+        self.through: tuple[str, ...] | None = None
+        self.due: tuple[int, Change] | None = None
 
     def __repr__(self) -> str:
         return f"<node {self.number} {self.name!r}>"

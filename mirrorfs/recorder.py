@@ -8,9 +8,10 @@ requests. Used between two awaits of the thread that serves requests.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from mirrorfs import capture
 from mirrorfs.backing_tree import BackingTree
@@ -18,13 +19,23 @@ from mirrorfs.callers import is_killed
 from mirrorfs.capture import Captured, Subject
 from mirrorfs.errors import in_doubt
 from mirrorfs.inodes import Node
-from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Who
+from mirrorfs.journal.record import (
+    Change,
+    Kind,
+    ObjectId,
+    Place,
+    SequenceNumber,
+    Tag,
+    Who,
+)
 from mirrorfs.objects import Objects
 
 Directories: TypeAlias = Iterable[tuple[ObjectId, bytes | None]]
 """Directories by id, with their paths where these are known."""
 
 _RECENT_MAX = 100_000
+_TOLD_MAX = 8
+"""More records than one request makes."""
 
 
 class Journal(Protocol):
@@ -41,6 +52,9 @@ class Journal(Protocol):
 
     def append(self, kind: Kind, body: Change, flags: int = 0) -> object:
         """Append one record before the job has its answer."""
+
+    def newest(self) -> tuple[Tag, SequenceNumber]:
+        """The incarnation, and the last record."""
 
     def uncertain(self, reason: str, directories: Directories | None) -> None:
         """There, something may have changed that no record tells of. None: nobody knows where."""
@@ -99,6 +113,15 @@ class _Change:
             self._recorder.owed = False
 
 
+class Told(NamedTuple):
+    """A record that was made."""
+
+    sequence: int
+    kind: Kind
+    change: Change
+    flags: int
+
+
 class Recorder:
     """The records of one tree.
 
@@ -108,6 +131,7 @@ class Recorder:
         recent: the last record of objects, for those whose record is not long ago.
         forgotten: objects that are not in `recent` have no record after this one.
         activity: which directories are being changed; None: that is not kept.
+        told: the last records made since somebody emptied this.
         change: `with recorder.change:` around the system call that makes the change.
     """
 
@@ -117,6 +141,7 @@ class Recorder:
         self.owed = False
         self.recent: dict[ObjectId, int] = {}
         self.forgotten = 0
+        self.told: deque[Told] = deque(maxlen=_TOLD_MAX)
         self.change = _Change(self)
         self._tree = tree
         self._objects = objects
@@ -260,7 +285,8 @@ class Recorder:
         except Exception as error:
             self.missing("write", error, (node,))
             raise
-        self._append(captured)
+        sequence = self._append(captured)
+        node.due = (sequence, captured[1]) if captured and sequence else None
         return attributes
 
     def attributes(self, node: Node) -> os.stat_result:
@@ -306,12 +332,16 @@ class Recorder:
             return None
         return found
 
-    def _append(self, captured: Captured | None) -> None:
+    def _append(self, captured: Captured | None) -> int:
+        """The record's sequence; 0 if there is none."""
+        sequence: object = None
         if captured is not None:
             sequence = self._journal.append(*captured)
             if isinstance(sequence, int):
                 self._remember(captured[1], sequence)
+                self.told.append(Told(sequence, *captured))
         self.owed = False
+        return sequence if isinstance(sequence, int) else 0
 
     def _remember(self, change: Change, sequence: int) -> None:
         recent = self.recent

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mirrorfs.journal.control_client import Status
+from mirrorfs.journal.control_client import Status, ThroughStatus
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.retention import Holder
 from mirrorfs.journal.wording import escaped, moment
@@ -37,6 +37,7 @@ def status_lines(status: Status) -> list[str]:
         f"  guard       {_guard(status)}",
         f"  engine      {_engine(status)}",
     ]
+    lines += _through(status)
     if status.holders:
         held = ", ".join(status.holders[:_SHOWN_MAX])
         more = len(status.holders) - _SHOWN_MAX
@@ -47,6 +48,37 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"  DEGRADED    {status.degraded}: changes {changes}")
         lines.append(f"              since {moment(status.degraded_since_ns)}; {_marked(status)}")
     return lines
+
+
+def _through(status: Status) -> list[str]:
+    """Whom jobs wait for; nothing if nobody."""
+    if not status.through:
+        return []
+    sites = f"all wait for {', '.join(status.write_through)}" if status.write_through else ""
+    below = f"{status.write_through_directories} directories name sites of their own"
+    told = [sites] if sites else []
+    told += [below] if status.write_through_directories else []
+    lines = [f"  through     {'; '.join(told)}"]
+    for site in status.through:
+        name = f"site {site.site}"
+        if site.down is not None:
+            since = moment(site.down_since_ns)
+            lines.append(f"  NOT THROUGH {name}: {site.down}")
+            lines.append(f"              since {since}; {_answers(site.passed)} without it so far")
+        elif not site.known:
+            lines.append(f"  NOT KNOWN   {name}: no replicator has ever reported of it")
+        else:
+            there = "" if site.followed else "; its replicator is not there"
+            jobs = "1 job waits" if site.waiting == 1 else f"{site.waiting} jobs wait"
+            passed = f", {_answers(site.passed)} without it so far" if site.passed else ""
+            lines.append(f"              {name}: {jobs}{passed}{there}")
+        if site.undone:
+            lines.append(f"  NOT THROUGH {name}: {site.undone} objects: {site.undone_reason}")
+    return lines
+
+
+def _answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
 
 
 def _room(status: Status) -> str:
@@ -71,6 +103,7 @@ def needs_attention(status: Status, now_ns: int) -> bool:
     return (
         status.degraded is not None
         or bool(status.holders)
+        or any(each.down is not None or each.undone or not each.known for each in status.through)
         or (status.restart == "on" and not status.supervisor)
         or now_ns - status.restarted_ns < _RESTART_TOLD_NS
     )
@@ -130,7 +163,17 @@ def status_value(status: Status) -> dict[str, Any]:
         "restarted": moment(status.restarted_ns) if status.restarts else None,
         "restart_reason": status.restart_reason or None,
         "holders": list(status.holders),
+        "write_through": list(status.write_through),
+        "write_through_directories": status.write_through_directories,
+        "through": [_through_value(each) for each in status.through],
     }
+
+
+def _through_value(site: ThroughStatus) -> dict[str, Any]:
+    value: dict[str, Any] = msgspec.to_builtins(site)
+    down_since_ns = value.pop("down_since_ns")
+    value["down_since"] = moment(down_since_ns) if site.down is not None else None
+    return value
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -34,6 +34,8 @@ from mirrorfs.journal.retention import Limits
 from mirrorfs.journal.segment import Header
 from mirrorfs.operations import EngineOptions, Operations
 from mirrorfs.restarts import Life
+from mirrorfs.site_reports import read_reports
+from mirrorfs.through import ThroughOptions
 from mirrorfs.upkeep import Upkeep, UpkeepOptions
 from mirrorfs.virtual import JournalFacts
 from mirrorfs.volume import RESERVED
@@ -95,6 +97,13 @@ class Session:
             inode_cache=volume.inode_cache,
             status=self._daemon,
             facts=self._facts,
+            through=ThroughOptions(
+                sites=volume.write_through,
+                timeout=volume.write_through_timeout,
+                fallback=volume.fallback,
+                fsync=volume.write_through_fsync == "on",
+                possible=volume.writers == "one",
+            ),
         )
         self.operations = Operations(tree, journal, options)
         limits = Limits(
@@ -123,7 +132,8 @@ class Session:
             _log.info("%s mounted over %s", self._volume.source, self._mountpoint)
             ready()
             request_loop.install(patient=self._volume.io == "inline")
-            tasks = _TASKS_WAITING_MAX if self._volume.journal_full == "block" else _TASKS_MAX
+            waits = self._volume.journal_full == "block" or self._volume.writers == "one"
+            tasks = _TASKS_WAITING_MAX if waits else _TASKS_MAX
             await pyfuse3.main(max_tasks=tasks)
             nursery.cancel_scope.cancel()
 
@@ -131,6 +141,7 @@ class Session:
         """SIGTERM, SIGINT: unmount, and go on for those who still use it. Again: end at once."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
+                self.operations.through.abandon()
                 await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
                 break
             async for _ in signals:
@@ -214,6 +225,8 @@ class Session:
 
     def status(self) -> Status:
         """How things are."""
+        through = self.operations.through
+        reports = read_reports(self._volume.journal_directory) if through.used else []
         return Status(
             pid=os.getpid(),
             host=host(),
@@ -247,7 +260,14 @@ class Session:
             restarted_ns=self._life.last_ns,
             restart_reason=self._life.reason,
             holders=tuple(str(holder) for holder in self.holders if holder.lives),
+            write_through=self._volume.write_through,
+            write_through_directories=through.directories,
+            through=through.status(site for site, _ in reports),
         )
+
+    async def follow(self, site: str, connection: trio.socket.SocketType) -> None:
+        """Jobs may wait for that site."""
+        await self.operations.through.follow(site, connection)
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
         """What the kernel does for the mount from now on."""

@@ -30,6 +30,7 @@ DELETES_MAX: Final = 1_000_000_000
 VOLUME_KEYS: Final = frozenset(
     {
         *("name", "source", "mountpoint", "journal", "journal_sync", "journal_open_files"),
+        *("write_through", "write_through_timeout", "write_through_fsync", "fallback"),
         *("journal_segment_bytes", "writers", "engine", "attr_timeout", "inode_cache", "io"),
         *("job_variables", "fsname", "subtype", "journal_full", "journal_reserve"),
         *("journal_segment_age", "journal_compression", "journal_keep"),

@@ -13,41 +13,21 @@ import stat
 from collections import deque
 from collections.abc import Iterable
 
-from mirrorfs.journal.record import (
-    Change,
-    ObjectId,
-    Place,
-    Reconcile,
-    Record,
-    SequenceNumber,
-    Tag,
-)
+from mirrorfs.journal.record import Change, ObjectId, Place, Reconcile, Record, SequenceNumber, Tag
 from replicator.comparisons import Comparisons
 from replicator.deletions import Deletions
 from replicator.escape import Escape
 from replicator.expiring import Expiring
-from replicator.held import (
-    AheadError,
-    DeferredError,
-    DeletionError,
-    HeldSteps,
-    Key,
-    key_of,
-)
+from replicator.held import AheadError, DeferredError, DeletionError, HeldSteps, Key, key_of
 from replicator.holding import Holding
 from replicator.losses import Losses
 from replicator.moves import NORMAL, Counters, Mode
 from replicator.orders import Order
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
+from replicator.promises import Promises
 from replicator.reconcile import Reconciled, Reconciler
 from replicator.schedule import Incarnations
-from replicator.site_state import (
-    STATE_FILE,
-    HeldStep,
-    SiteState,
-    clean_cursor,
-    encode_state,
-)
+from replicator.site_state import STATE_FILE, HeldStep, SiteState, clean_cursor, encode_state
 from replicator.staging import CopyingError
 from replicator.step import Step
 from replicator.stores.base import SiteStore, StoreError
@@ -111,6 +91,9 @@ class Engine:
         self._turns = Turns(self.plan, self.step, world)
         reconciler = Reconciler(self.step, world.tick, world.names_max)
         self._comparisons = Comparisons(self.step, reconciler)
+        self.promises = Promises(
+            self.step, self._turns, self._held, lambda: self._lags, world.clock_ns
+        )
         self._beside = 0
         self._tags = [(working, self.plan.known_tag)]
         self._names: deque[tuple[ObjectId, Place]] = deque()
@@ -195,7 +178,7 @@ class Engine:
         if self._cut:
             self._save_cut()
         while done < steps:
-            item = self._next()
+            hurried, item = self._turns.hurried, self._next()
             compares = self._comparisons.ready and (item is None or self._beside >= _BESIDE)
             if compares:
                 item = self._comparisons.item
@@ -219,6 +202,8 @@ class Engine:
                 raise TroubleError(str(error), describe(item), no_space=no_space) from error
             done += _BESIDE if compares else 1
             self._beside = 0 if compares else self._beside + 1
+            if hurried and not self._turns.hurried:
+                break  # jobs wait to hear of it
         self._escape.passed(self.plan.working())
         return done
 
@@ -390,6 +375,11 @@ class Engine:
         """Whether records may not tell everything now."""
         return self.plan.reconciles > 0 or self._held.reconciles or self._escape.gap is not None
 
+    @property
+    def _lags(self) -> bool:
+        """Whether directories may stand elsewhere at the site, and no step in the plan says so."""
+        return self._unsure or bool(self._held) or bool(self._comparisons)
+
     def _mode(self, item: Item) -> Mode:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
@@ -493,5 +483,6 @@ class Engine:
         state.saves += 1
         self.step.bench.saved = state.saves  # whether or not it comes to the disk
         self.store.write_file(STATE_FILE, encode_state(state))
+        self.step.bench.unsynced.clear()
         self.plan.forget(working)
         self._unsaved = self._cut = False

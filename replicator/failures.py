@@ -36,6 +36,10 @@ class StopNowError(CutOffError):
     """The operator does not want to wait for the end of what is being done."""
 
 
+class PausedError(CutOffError):
+    """The operator holds the site up."""
+
+
 def is_final(error: Exception) -> bool:
     """Whether the site is to halt."""
     return isinstance(error, REFUSALS) and not isinstance(error, _AWAY)

@@ -216,6 +216,16 @@ class HeldSteps:
         steps = (self._steps[key] for key in self._about.get(identity, ()))
         return any(step.object == identity and step.writer for step in steps)
 
+    def about(self, objects: Iterable[ObjectId], places: Iterable[Place]) -> Iterator[HeldStep]:
+        """The steps about one of these."""
+        keys: dict[Key, None] = {}
+        for identity in objects:
+            keys.update(dict.fromkeys(self._about.get(identity, ())))
+        keys.update(dict.fromkeys(("place", at.directory, at.name, b"") for at in places))
+        for key in keys:
+            if key in self._steps:
+                yield self._steps[key]
+
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""
         step = self._steps.get(key_of(item))

@@ -83,6 +83,7 @@ class Bench:
         escape: what reconciles may have missed.
         held: the steps that failed or wait.
         touched: directories whose times must be set.
+        unsynced: directories in which places were made true since the last state was saved.
         timeless: directories whose times could not be set, and why: to be tried again.
         losses: what power cuts may have taken from site and source.
         under_way: what is being done, for after a death.
@@ -105,6 +106,7 @@ class Bench:
     saved: int = 0
     counters: Counters = field(default_factory=Counters)
     touched: set[ObjectId] = field(default_factory=set)
+    unsynced: set[ObjectId] = field(default_factory=set)
     timeless: dict[ObjectId, Exception] = field(default_factory=dict)
 
     def content_state(
@@ -162,9 +164,7 @@ class Bench:
 
     def alive(self, entry: SiteEntry) -> bool:
         """Whether the object that is a copy of still exists in the source."""
-        if entry.mark is None:
-            return False
-        found = self.source.open(entry.mark.object)
+        found = None if entry.mark is None else self.source.open(entry.mark.object)
         if found is None:
             return False
         with found:

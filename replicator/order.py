@@ -41,13 +41,15 @@ def claims(
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """`blockers`: in how many queues another one is before it. `waits`: for its bytes."""
+    """`blockers`: in how many queues another one is before it. `waits`: for its bytes. `urgent`: it
+    goes before those that are not."""
 
     item: Item
     position: Position
     claims: tuple[Hashable, ...]
     blockers: int = 0
     waits: bool = False
+    urgent: bool = False
 
 
 class Order:
@@ -55,13 +57,15 @@ class Order:
 
     Attributes:
         last: the greatest position that has entered.
+        urgent: how many steps go before the others.
     """
 
     def __init__(self) -> None:
         self.last: Position | None = None
+        self.urgent = 0
         self._entries: dict[Item, _Entry] = {}
         self._queues: dict[Hashable, deque[_Entry]] = {}
-        self._ready: list[tuple[Position, int, _Entry]] = []
+        self._ready: list[tuple[bool, Position, int, _Entry]] = []
         self._serial = 0
 
     def __len__(self) -> int:
@@ -75,6 +79,7 @@ class Order:
         entry = self._entries[item] = _Entry(item, item.position, claims)
         if self.last is None or item.position > self.last:
             self.last = item.position
+        holds_up = False
         for claim in claims:
             queue = self._queues.get(claim)
             if queue is None:
@@ -82,14 +87,17 @@ class Order:
             if not queue:
                 queue.append(entry)
             else:
-                self._line_up(queue, entry)
+                holds_up |= self._line_up(queue, entry)
+        if holds_up:
+            self.hurry(item)
         if entry.blockers == 0:
             self._offer(entry)
         return entry.blockers == 0
 
     @staticmethod
-    def _line_up(queue: deque[_Entry], entry: _Entry) -> None:
-        """Nearly always at the end: only what was postponed, or held, comes before others."""
+    def _line_up(queue: deque[_Entry], entry: _Entry) -> bool:
+        """Nearly always at the end: only what was postponed, or held, comes before others. Whether
+        one that is urgent comes after it."""
         at = len(queue)
         while at > 0 and queue[at - 1].position > entry.position:
             at -= 1
@@ -98,15 +106,41 @@ class Order:
             entry.blockers += 1
         else:
             queue[1].blockers += 1
+        return any(queue[each].urgent for each in range(at + 1, len(queue)))
 
     def _offer(self, entry: _Entry) -> None:
         self._serial += 1
-        heapq.heappush(self._ready, (entry.position, self._serial, entry))
+        heapq.heappush(self._ready, (not entry.urgent, entry.position, self._serial, entry))
+
+    def hurry(self, item: Item) -> None:
+        """It goes before the others, and so does all that has to be done before it."""
+        entry = self._entries.get(item)
+        if entry is None or entry.urgent:
+            return
+        # The latest first: so each queue is looked through once, up to the last that is wanted.
+        found, seen = [(_latest_first(entry.position), id(entry), entry)], set[Hashable]()
+        while found:
+            entry = heapq.heappop(found)[2]
+            if entry.urgent:
+                continue
+            entry.urgent = True
+            self.urgent += 1
+            if entry.blockers == 0 and not entry.waits:
+                self._offer(entry)
+            for claim in entry.claims:
+                if claim in seen:
+                    continue
+                seen.add(claim)
+                for other in self._queues[claim]:
+                    if other is entry:
+                        break
+                    if not other.urgent:
+                        heapq.heappush(found, (_latest_first(other.position), id(other), other))
 
     def ready(self) -> Item | None:
         """The first step that may be done now; it stays until `wait` or `leave`."""
         while self._ready:
-            entry = self._ready[0][2]
+            entry = self._ready[0][3]
             if self._entries.get(entry.item) is entry and entry.blockers == 0 and not entry.waits:
                 return entry.item
             heapq.heappop(self._ready)
@@ -139,6 +173,7 @@ class Order:
         entry = self._entries.pop(item, None)
         if entry is None:
             return
+        self.urgent -= entry.urgent
         for claim in entry.claims:
             queue = self._queues[claim]
             if queue[0] is not entry:
@@ -154,6 +189,10 @@ class Order:
                 self._offer(first)
         if not self._entries:
             self.last = None
+
+
+def _latest_first(position: Position) -> tuple[int, int]:
+    return -position[0], -position[1]
 
 
 _Job = TypeVar("_Job")

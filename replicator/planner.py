@@ -46,6 +46,7 @@ class PlaceItem:
         arrived: the newest pending record that brought an object here, and that object.
         objects: those the pending records are about.
         time_ns: of the first record; 0 if unknown.
+        first: its sequence, also when the item was postponed since; 0 if unknown.
     """
 
     place: Place
@@ -55,6 +56,7 @@ class PlaceItem:
     arrived: tuple[SequenceNumber, ObjectId] | None = None
     objects: tuple[ObjectId, ...] = ()
     time_ns: int = 0
+    first: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -210,6 +212,7 @@ class Plan:
         item = self._places.get(place)
         if item is None:
             item = PlaceItem(place, position, body.path, objects=objects, time_ns=time_ns)
+            item.first = position[0]
             self._places[place] = item
             self._push(item)
         elif len(item.objects) < _OBJECTS_MAX:

@@ -32,7 +32,8 @@ from replicator.cursor import (
     write_report,
 )
 from replicator.engine import Engine
-from replicator.failures import StopNowError, expected, is_final
+from replicator.failures import PausedError, StopNowError, expected, is_final
+from replicator.following import Follower
 from replicator.lag import Waits
 from replicator.look import free_bytes, seen, seen_before
 from replicator.obeying import Obeying
@@ -48,9 +49,9 @@ from replicator.stores.base import StoreError, UnsyncedError
 from replicator.stores.directory import DirectoryStore
 from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
-from replicator.under_way import CutOffError, InternalError, UnderWay
+from replicator.under_way import InternalError, UnderWay
 from replicator.view import SourceError
-from replicator.waking import Waking
+from replicator.waking import Wake
 from replicator.wording import span
 from replicator.workers import Threads
 
@@ -63,16 +64,12 @@ _SLICE_STEPS = 16
 _READ_MAX = 4096
 _SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
-_SAVE_COMPARING_SECONDS = 30.0
-"""To compare again what was done in that time takes less than to bring it to the disk so often."""
+_SAVE_COMPARING_SECONDS = 30.0  # to compare again takes less than to bring it to the disk so often
 _WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 _PAUSE_LOOK_SECONDS = 60.0
-
-
-class PausedError(CutOffError):
-    """The operator holds the site up."""
+_PROMISED_SECONDS = 0.2
 
 
 class SiteDriver:
@@ -85,12 +82,7 @@ class SiteDriver:
     """
 
     def __init__(
-        self,
-        settings: SiteSettings,
-        journal: str,
-        *,
-        adopt: bool = False,
-        take_over: bool = False,
+        self, settings: SiteSettings, journal: str, *, adopt: bool = False, take_over: bool = False
     ) -> None:
         self.settings = settings
         self.journal = journal
@@ -124,7 +116,8 @@ class SiteDriver:
         self._looked_again = False
         self._unsynced = False
         self._attached_ns = 0
-        self._waking = Waking()
+        self._wake = Wake()
+        self._follower = Follower(journal, settings.name, self._wake.set_from_thread)
         self._random = Random()
 
     # life --------------------------------------------------------------------------------------
@@ -137,9 +130,9 @@ class SiteDriver:
         reader = self._reader = JournalReader(self.journal)
         self._head = reader.head()
         source = self._source = open_journaled_source(reader)
-        name = self.settings.name
+        settings, name = self.settings, self.settings.name
         store = self._store = DirectoryStore.open(
-            os.fsencode(self.settings.path),
+            os.fsencode(settings.path),
             volume=reader.header.volume,
             name=name,
             known=is_known(self.journal, name),
@@ -150,11 +143,9 @@ class SiteDriver:
             boot=boot_id(),
         )
         self._under_way = UnderWay(under_way_path(self.journal, name))
-        settings = self.settings
-        self._workers = Threads(settings.workers, settings.bandwidth, self._waking.wake_from_thread)
+        self._workers = Threads(settings.workers, settings.bandwidth, self._wake.set_from_thread)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
-        wanted = Wanted(self.settings.include, self.settings.exclude)
-        shown, anew = part_of(source, wanted, state)
+        shown, anew = part_of(source, Wanted(settings.include, settings.exclude), state)
         world = Surroundings(
             clock_ns=time.time_ns,
             head=self._look_for_head,
@@ -201,7 +192,7 @@ class SiteDriver:
         self._stop_since = self._stop_since or time.monotonic()
         self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
         self._stopping = True
-        self._waking.wake()
+        self._wake.set()
 
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
@@ -213,7 +204,8 @@ class SiteDriver:
 
     async def _run(self) -> None:
         tries = 0
-        self._waking.begin()
+        self._wake.begin()
+        self._follower.start()
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
         while True:
@@ -233,6 +225,7 @@ class SiteDriver:
                 tries += 1
                 await self._back_off(expected(error, self.settings.name, self.reason), tries)
         await self._in_thread(self._save_and_close)
+        await self._in_thread(self._follower.close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
 
@@ -264,7 +257,7 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
-        self._waking.renew()  # before the slice: what lands after it has looked wakes us
+        self._wake.clear()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await self._in_thread(self._slice)
         waiting = engine.waiting
@@ -275,7 +268,7 @@ class SiteDriver:
         else:
             self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
         if not busy and stopping == self._stopping:
-            await self._waking.wait(self._patience(engine), reader.wake_fd)
+            await self._wake.wait(self._patience(engine), reader.wake_fd)
         return False
 
     async def _pause(self) -> bool:
@@ -286,7 +279,7 @@ class SiteDriver:
         self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
         self._pausing = False
         if pause is not None:
-            await self._waking.wait(_PAUSE_LOOK_SECONDS)
+            await self._wake.wait(_PAUSE_LOOK_SECONDS)
         return self._stopping
 
     def look_for_orders(self) -> None:
@@ -294,12 +287,13 @@ class SiteDriver:
         self._pausing = self.orders.paused is not None and self.phase is not Phase.PAUSED
         resumed = self.phase is Phase.PAUSED and self.orders.paused is None
         if self._pausing or resumed or self.orders.waiting:
-            self._waking.wake()
+            self._wake.set()
 
     def _patience(self, engine: Engine) -> float:
         """Seconds to wait for records at most: something else may be due before."""
         seconds = _SAVE_IDLE_SECONDS if engine.unsaved else _WAIT_SECONDS
         due = engine.next_due_ns()
+        seconds = min(seconds, _PROMISED_SECONDS) if engine.promises else seconds
         if due is not None:
             seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
         return seconds
@@ -315,8 +309,7 @@ class SiteDriver:
 
     async def _back_off(self, error: Exception, tries: int) -> None:
         no_space = isinstance(error, TroubleError) and error.no_space
-        path = self.settings.path
-        free = await self._in_thread(lambda: free_bytes(path)) if no_space else None
+        free = await self._in_thread(self._look_for_space) if no_space else None
         reason = why(error, free, self._observing.failed_size)
         if self.reason != reason and not isinstance(error, InternalError):
             _log.warning("%s: %s", self.settings.name, reason)
@@ -328,9 +321,9 @@ class SiteDriver:
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
-        self._waking.renew()
+        self._wake.clear()
         seconds = backoff_seconds(tries, self._random.random())
-        await self._waking.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
+        await self._wake.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
 
@@ -371,6 +364,8 @@ class SiteDriver:
             if not {phase, self.phase} <= quiet:
                 _log.info("%s: %s", self.settings.name, phase.value)
         self.phase, self.reason = phase, reason
+        rests = phase in (Phase.PAUSED, Phase.HALTED)
+        self._follower.rest(f"{phase.value}: {reason}" if rests else "")
 
     # on the worker thread ----------------------------------------------------------------------
 
@@ -390,7 +385,9 @@ class SiteDriver:
         while more and time.monotonic() < deadline:
             self._tick()
             fed = self._feed(engine)
+            self._follower.keep(engine)
             done = engine.work(_SLICE_STEPS)
+            self._follower.keep(engine)
             more = fed > 0 or done > 0
             if done:
                 self._worked = time.monotonic()
@@ -406,8 +403,12 @@ class SiteDriver:
         if engine.unsaved and (idle or engine.crowded or now - self._saved >= seconds):
             self._save(engine)
             self._saved = time.monotonic()
-            self._free = free_bytes(self.settings.path)
+            self._look_for_space()
         return more
+
+    def _look_for_space(self) -> int | None:
+        self._free = free_bytes(self.settings.path)
+        return self._free
 
     def _save(self, engine: Engine, *, stopped: bool = False) -> None:
         """Save the cursor at the site; then the journal need not keep what is before it."""
@@ -444,10 +445,10 @@ class SiteDriver:
         if self._engine is not None:
             try:
                 self._save(self._engine, stopped=True)
-            except (StoreError, SourceError) as error:
-                _log.warning("%s: the cursor could not be saved: %s", self.settings.name, error)
-            except Exception:  # noqa: BLE001
-                _log.exception("%s: the cursor could not be saved", self.settings.name)
+            except Exception as error:  # noqa: BLE001 - it goes on from the one before
+                told = None if isinstance(error, StoreError | SourceError) else error
+                name = self.settings.name
+                _log.warning("%s: the cursor could not be saved: %s", name, error, exc_info=told)
             self._look(self._engine)
         self.close()
 
@@ -458,8 +459,8 @@ class SiteDriver:
 
     def _look(self, engine: Engine) -> None:
         """What there is to report; it stays when the site is closed for a while."""
-        oldest_ns = self._waits.oldest_ns
-        self._seen = seen(self.settings, engine, self._head, self._started_ns, oldest_ns)
+        began, oldest = self._started_ns, self._waits.oldest_ns
+        self._seen = seen(self.settings, engine, self._head, began, oldest)
 
     # reports -----------------------------------------------------------------------------------
 
@@ -492,9 +493,8 @@ class SiteDriver:
 
     def _report(self) -> None:
         report = self.current()
-        if report is None:
-            return
         try:
-            write_report(self.journal, report)
+            if report is not None:
+                write_report(self.journal, report)
         except OSError as error:
             _log.debug("%s: no report: %s", self.settings.name, error)

@@ -12,7 +12,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Final
 
-from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError, Status
+from mirrorfs.journal.control_client import (
+    ControlClient,
+    ControlError,
+    NotRunningError,
+    Status,
+    ThroughStatus,
+)
 from mirrorfs.journal.reader import JournalReader, RecordsGoneError
 from mirrorfs.journal.record import SequenceNumber
 from mirrorfs.journal.segment import CorruptionError
@@ -95,6 +101,10 @@ class StatusReader:
             problems.append(_warning("mirrorfs is not mounted: changes go without records"))
         if told is not None and told.degraded is not None:
             problems.append(_warning(f"mirrorfs is degraded: {_degraded(told, now_ns)}"))
+        through = () if told is None else told.through
+        for each in through:
+            if each.down is not None or each.undone:
+                problems.append(_warning(f"write-through: {_through(each)}"))
         head = self._head()
         header = None if self._reader is None else self._reader.header
         if self._corrupt is not None:
@@ -112,6 +122,7 @@ class StatusReader:
             degraded=None if told is None else told.degraded,
             degraded_since=moment(told.degraded_since_ns) if told and told.degraded else None,
             marked=None if told is None else told.marks,
+            write_through=tuple(_through(each) for each in through),
             problems=tuple(problems),
         )
 
@@ -239,6 +250,16 @@ def _ask(journal: str) -> tuple[Status | None, bool | None]:
         return None, False
     except (ControlError, OSError):
         return None, None
+
+
+def _through(site: ThroughStatus) -> str:
+    """How write-through to a site fares."""
+    if site.down is not None:
+        return f"site {site.site} is not waited for: {site.down}"
+    if site.undone:
+        told = f"{count(site.undone, 'object')}: {site.undone_reason}"
+        return f"site {site.site} is not waited for with {told}"
+    return f"{count(site.waiting, 'job')} waiting for site {site.site}"
 
 
 def _degraded(told: Status, now_ns: int) -> str:

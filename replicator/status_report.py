@@ -76,6 +76,7 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
         mounted: whether mirrorfs runs.
         degraded: why no records can be made; degraded_since: since when, UTC.
         marked: directories that were changed meanwhile, to be compared.
+        write_through: the sites that jobs wait for, each with how that fares, in words.
     """
 
     journal: str
@@ -89,6 +90,7 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str | None = None
     degraded_since: str | None = None
     marked: int | None = None
+    write_through: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 

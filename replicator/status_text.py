@@ -74,6 +74,8 @@ def _volume_rows(volume: VolumeStatus) -> Iterator[Row]:
         yield "mirrorfs", "cannot be asked", ""
     else:
         yield "mirrorfs", "not mounted", _STYLES[Severity.WARNING]
+    for told in volume.write_through:
+        yield "through", told, ""
 
 
 def _site_rows(site: SiteStatus) -> Iterator[Row]:

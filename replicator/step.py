@@ -134,6 +134,7 @@ class Step:
                 return None
             # even where nothing is left to do: what came and went again moved the times
             self.bench.touched.add(place.directory)
+            self.bench.unsynced.add(place.directory)
             found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
             if found is not None and stat.S_ISSOCK(found.mode):

@@ -45,6 +45,8 @@ _name_to_handle_at = _function(
 _open_by_handle_at = _function("open_by_handle_at", _int, ctypes.c_char_p, _int)
 _renameat2 = _function("renameat2", _int, _name, _int, _name, ctypes.c_uint)
 _syncfs = _function("syncfs", _int)
+_sync_file_range = _function("sync_file_range", _int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_SYNC_FILE_RANGE_WRITE = 2
 _fstatfs = _function("fstatfs", _int, ctypes.c_char_p)
 _statx = _function("statx", _int, _name, _int, ctypes.c_uint, ctypes.c_char_p)
 _STATX_MNT_ID_UNIQUE = 0x4000
@@ -65,6 +67,11 @@ class Handle:
     type: int
     handle: bytes
     mount_id: int
+
+
+def begin_writing(descriptor: int) -> None:
+    """Have what was written to that file go to the disk; does not wait for it."""
+    _checked(_sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE))
 
 
 def handle_of(descriptor: int) -> Handle:

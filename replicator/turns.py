@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from mirrorfs.journal.record import Change, ObjectId, Place
+from mirrorfs.journal.record import Change, ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.held import Key, key_of
 from replicator.order import Order, claims
@@ -174,6 +174,23 @@ class Turns:
         self._retries.pop(item, None)
         self._owed.pop(item, None)
         self._staging.release(item)
+
+    def hurry(self, items: Iterable[Item], up_to: SequenceNumber) -> None:
+        """Jobs wait for these, of records up to that one: they go before all others, with what has
+        to be done before them. Nothing passes a reconcile for that, either."""
+        plan = self._plan
+        while (fresh := plan.fresh()) is not None and fresh.position[0] <= up_to:
+            if isinstance(fresh, ReconcileItem):
+                break
+            plan.take()
+            self._enter(fresh)
+        for item in items:
+            self._order.hurry(item)
+
+    @property
+    def hurried(self) -> int:
+        """How many steps go before all others."""
+        return self._order.urgent
 
     def prefetch(self, begin: Callable[[PlaceItem | ObjectItem], None]) -> None:
         """Have bytes copied for steps whose turn has not come yet."""

@@ -1,4 +1,4 @@
-"""Waiting for what may happen at a site: records, bytes that arrive, an operator, the time."""
+"""How the driver of a site waits: for the journal, for bytes, an order, the end of a time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import contextlib
 import trio
 
 
-class Waking:
-    """Wakes the task of one site."""
+class Wake:
+    """Something to wake one task by, from other tasks and other threads."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
     def begin(self) -> None:
-        """From now on other threads may wake it. Called in trio."""
+        """The task that waits runs in this loop."""
         self._token = trio.lowlevel.current_trio_token()
 
-    def renew(self) -> None:
-        """Only what happens from now on wakes it."""
+    def clear(self) -> None:
+        """What has been set so far is known: only what comes now wakes."""
         self._event = trio.Event()
 
-    def wake(self) -> None:
-        """Something has happened."""
+    def set(self) -> None:
+        """Wake it, in the same loop."""
         self._event.set()
 
-    def wake_from_thread(self) -> None:
-        """The same, from any thread."""
+    def set_from_thread(self) -> None:
+        """The same for any thread."""
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: self._event.set())
+                self._token.run_sync_soon(self.set)
 
     async def wait(self, seconds: float, fd: int | None = None) -> None:
-        """Until it is woken, `fd` can be read, or the time is over."""
+        """Until it is set, or `fd` is readable, or the time is over."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
 

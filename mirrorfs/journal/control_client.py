@@ -56,8 +56,19 @@ class RemountRequest(msgspec.Struct, frozen=True, tag="remount"):
     kernel_options: tuple[str, ...]
 
 
+class FollowRequest(msgspec.Struct, frozen=True, tag="follow"):
+    """From now on this connection is about what jobs wait for at that site: see `awaiting`."""
+
+    site: str
+
+
 Request: TypeAlias = (
-    RootRequest | CheckpointRequest | ReconcileRequest | StatusRequest | RemountRequest
+    RootRequest
+    | CheckpointRequest
+    | ReconcileRequest
+    | StatusRequest
+    | RemountRequest
+    | FollowRequest
 )
 
 
@@ -71,6 +82,28 @@ class Appended(msgspec.Struct, frozen=True, tag="appended"):
     """The record stands in the journal under this sequence."""
 
     sequence: SequenceNumber
+
+
+class ThroughStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How write-through to a site fares.
+
+    Attributes:
+        known: a replicator has been there for it, now or before. followed: one is there now.
+        waiting: so many jobs wait for it.
+        down: why nobody waits for it; None while it follows. down_since_ns: since when.
+        passed: so many answers were given without it since the mount began.
+        undone: so many objects the site cannot have for the time being; undone_reason: of one.
+    """
+
+    site: str
+    known: bool
+    followed: bool
+    waiting: int
+    down: str | None
+    down_since_ns: int
+    passed: int
+    undone: int
+    undone_reason: str
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
@@ -93,6 +126,8 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
         restart: "on", "off". supervisor: process that starts the engine again; 0: none is there.
         restarts: how often it did; restarted_ns: when last; restart_reason: why.
         holders: processes that go on to use the source past the mount over it.
+        write_through: the sites that are waited for; write_through_directories: so many
+            directories were seen to name sites of their own; through: all of these sites.
     """
 
     pid: int
@@ -127,6 +162,9 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     restarted_ns: int = 0
     restart_reason: str = ""
     holders: tuple[str, ...] = ()
+    write_through: tuple[str, ...] = ()
+    write_through_directories: int = 0
+    through: tuple[ThroughStatus, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

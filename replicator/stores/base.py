@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno as codes
 import struct
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -233,6 +233,20 @@ Base = Hashable
 """A file of the site that may be the beginning of a longer one; a value, nothing is held open."""
 
 
+class Syncing(Protocol):
+    """Some of what was done at a site, to be made durable. Any thread may do it."""
+
+    def begin(self) -> None:
+        """Have the disk begin with it, so that several can share what follows."""
+
+    def finish(self, seen: set[Hashable]) -> None:
+        """It is durable when this returns. `seen`: directories that were synced since the last
+        `begin`, which are not synced again; those of this one are added. UnsyncedError."""
+
+    def close(self) -> None:
+        """It is done, or need not be."""
+
+
 class SiteStore(Protocol):
     """One site. All methods may raise StoreError. One caller at a time; only `stage` may be called
     from several threads at once, beside anything else.
@@ -366,6 +380,10 @@ class SiteStore(Protocol):
 
     def sync(self) -> None:
         """Everything done so far is durable when this returns. UnsyncedError."""
+
+    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+        """To make these durable: names of open directories with the objects there, or (None) what
+        names a directory has. What is gone meanwhile is left out."""
 
     def close(self) -> None:
         """Release all descriptors and the lease."""

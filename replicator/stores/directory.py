@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import xxhash
@@ -31,9 +31,11 @@ from replicator.stores.base import (
     Mark,
     SiteEntry,
     Staged,
+    Syncing,
     UnsyncedError,
 )
 from replicator.stores.border import border
+from replicator.stores.durable import DescriptorSyncing
 from replicator.stores.growing import FileBase, Grown, Tail, base_of, grow
 from replicator.stores.site_root import Claim, SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
@@ -331,6 +333,13 @@ class DirectoryStore:
         """See SiteStore."""
         with border("sync", self._site.path, UnsyncedError):
             system_calls.syncfs(self._root)
+
+    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+        """See SiteStore."""
+        with border("open what is to be synced at", self._site.path):
+            return DescriptorSyncing(
+                self._site.path, ((_fd(directory), name) for directory, name in wanted)
+            )
 
     def close(self) -> None:
         """See SiteStore."""

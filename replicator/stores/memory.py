@@ -8,7 +8,7 @@ time on, as a file system would.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from errno import EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM
 
@@ -24,6 +24,7 @@ from replicator.stores.base import (
     SiteEntry,
     Staged,
     StoreError,
+    Syncing,
     Version,
 )
 
@@ -59,6 +60,19 @@ class Beginning:
 
 
 _EMPTY = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0, {})
+
+
+class _Nothing:
+    """Memory is as durable as it gets."""
+
+    def begin(self) -> None:
+        """See Syncing."""
+
+    def finish(self, seen: set[Hashable]) -> None:
+        """See Syncing."""
+
+    def close(self) -> None:
+        """See Syncing."""
 
 
 class MemoryStore:
@@ -337,6 +351,10 @@ class MemoryStore:
 
     def sync(self) -> None:
         """See SiteStore."""
+
+    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+        """See SiteStore."""
+        return _Nothing()
 
     def close(self) -> None:
         """See SiteStore."""

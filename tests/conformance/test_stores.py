@@ -270,3 +270,21 @@ def test_listings_are_counted(store: SiteStore) -> None:
     store.list(directory)
     store.list(store.root())
     assert store.directories_listed == 2
+
+
+def test_what_is_to_be_durable_is_opened_at_once_and_synced_later(bench: Bench) -> None:
+    store, root = bench.store, bench.store.root()
+    below = put_directory(store, root, b"d")
+    put_file(store, below, b"f", b"content")
+    put_symlink(store, below, b"s", b"target")
+    wanted = [(below, b"f"), (below, b"gone"), (root, b"d"), (below, None), (root, None)]
+    files, others = store.syncing(wanted), store.syncing([(below, b"s")])
+    store.remove(below, b"f")
+    store.close_directory(below)
+    seen: set[object] = set()
+    for each in (files, others):
+        each.begin()
+    for each in (files, others):
+        each.finish(seen)
+        each.close()
+    assert bench.staged() == 0

@@ -11,7 +11,8 @@ from copy import deepcopy
 from random import Random
 from typing import Any, cast
 
-from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
+from mirrorfs.journal.awaiting import Awaited
+from mirrorfs.journal.record import Change, Kind, ObjectId, Place, Record, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.engine import Engine
 from replicator.observer import Observer, Unobserved
@@ -173,6 +174,8 @@ class Mirror:
         self.begun = 0
         self.may_go_back = False
         self.lost: set[Node] = set()
+        self.awaited: dict[int, Awaited] = {}
+        self.kept = 0
         self.names_max = random.choice([1, 1, 2, 3, 64])
         self.fed = 0
         self.stuck = 0
@@ -215,6 +218,7 @@ class Mirror:
             world,
         )
         self.fed = state.working
+        self.tell_awaited()
 
     def start_anew(self) -> None:
         """Attach the site now: what the source has so far comes with the initial copy."""
@@ -284,6 +288,67 @@ class Mirror:
             if self.random.random() < 0.5:  # it may have been once only
                 self.store.fail_in = -1
         self.check_held()
+
+    def tell_awaited(self) -> None:
+        """What jobs wait for; those before a lost tail have their answers."""
+        tag = self.tree.tag
+        self.awaited = {at: each for at, each in self.awaited.items() if each.incarnation == tag}
+        self.engine.promises.replace(self.awaited.values())
+
+    def await_record(self) -> None:
+        """A job waits for one of the last records."""
+        record, tag = self.random.choice(self.tree.records[-8:])
+        body = record.body
+        ends = record.settled or record.kind in (Kind.UNLINK, Kind.RMDIR)
+        if tag == self.tree.tag and isinstance(body, Change) and ends:
+            objects = (body.object,) if body.other is None else (body.object, body.other)
+            places = tuple((bytes(place.directory), place.name) for place in body.places)
+            made = Awaited(tag, record.sequence, tuple(map(bytes, objects)), places)
+            self.awaited[record.sequence] = made
+            self.tell_awaited()
+
+    def look_at_awaited(self) -> None:
+        """What the engine says of them is so."""
+        if not self.awaited:
+            return
+        try:
+            kept = self.engine.promises.look()
+        except CrashError:
+            self.crash()
+            return
+        shown: dict[Place, list[Node]] = {}
+        for place, node in self.site():
+            shown.setdefault(place, []).append(node)
+        limbo = self.store.inner.limbo()
+        assert isinstance(limbo, Node)
+        hidden = list(limbo.below())
+        for sequence in kept.done:
+            record = next(each for each, _ in self.tree.records if each.sequence == sequence)
+            assert isinstance(record.body, Change)
+            for place in record.body.places:
+                # a directory in limbo was moved by a later record
+                if any(n.mark and n.mark.object == place.directory for n in hidden):
+                    continue
+                self.check_kept(record, place, shown.get(place, []))
+        self.kept += len(kept.done)
+        for sequence in (*kept.done, *(at for at, _ in kept.undone)):
+            del self.awaited[sequence]
+
+    def check_kept(self, record: Record, place: Place, there: list[Node]) -> None:
+        """The place is as the source had it at that record, or later."""
+        since, moments = record.time_ns, self.tree.history.get(place, [])
+        above = self.tree.things[place.directory]
+        if self.may_go_back or len(there) > 1 or not self.tree.living(above):
+            return
+        if there and there[0].mark is not None:
+            thing = self.tree.things[there[0].mark.object]
+            content = there[0].data if stat.S_ISREG(thing.mode) else thing.content
+            at = self.tree.had(place, thing.id, content, since)
+            assert at is not None, f"{record.sequence}: {place} shows what is older"
+            return
+        ends = [*(at for at, _ in moments[1:]), self.tree.clock + 1]
+        empty = any(x is None and end > since for (_, x), end in zip(moments, ends, strict=False))
+        assert empty, f"{record.sequence}: {place} is missing"
 
     def save(self) -> None:
         try:

@@ -260,3 +260,18 @@ def test_a_missing_volume_file(tmp_path: Path) -> None:
 def test_an_argument_that_contradicts_the_file(tmp_path: Path) -> None:
     with pytest.raises(MirrorfsError, match=r"volume\.source is /srv/data, not /other"):
         volume(in_file(tmp_path, VALID), source="/other", mountpoint="/m")
+
+
+def test_write_through_names_sites() -> None:
+    options = read_options(["journal=/j,write-through=a:b.c,write-through-fsync=on,fallback=error"])
+    volume = read_volume("/s", "/m", options)
+    assert volume.write_through == ("a", "b.c")
+    assert (volume.write_through_timeout, volume.fallback) == (5.0, "error")
+    escaped = read_options(["journal=/j,write_through=a\\,b"])
+    assert read_volume("/s", "/m", escaped).write_through == ("a", "b")
+
+
+@pytest.mark.parametrize("names", ["off", "a:", "a/b", "..", "a b"])
+def test_what_is_no_site_of_write_through(names: str) -> None:
+    with pytest.raises(UsageError, match=r"option 'write-through': .*names of sites"):
+        read_volume("/s", "/m", read_options([f"journal=/j,write-through={names}"]))

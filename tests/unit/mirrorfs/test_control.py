@@ -46,8 +46,12 @@ class SampleVolume:
         self.root = root
         self.appended: list[tuple[Kind, Body]] = []
         self.full = False
+        self.followed: list[str] = []
         self.kernel_options: tuple[str, ...] = ()
         self.failure: Exception | None = None
+
+    async def follow(self, site: str, connection: trio.socket.SocketType) -> None:
+        self.followed.append(site)
 
     def header(self) -> Header:
         return header()

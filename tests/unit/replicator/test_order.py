@@ -40,6 +40,40 @@ def test_a_reconcile_claims_nothing() -> None:
     assert claims(item, CommitOrder.DIRECTORY, lambda _: ()) == ()
 
 
+def test_what_is_urgent_goes_before_the_others_with_all_that_comes_before_it() -> None:
+    order, (one, two, three, four, five) = Order(), [place(number) for number in range(1, 6)]
+    order.enter(one, ("a",))
+    order.enter(two, ("b",))
+    order.enter(three, ("b", "c"))
+    order.enter(four, ("c", "d"))
+    order.hurry(five)  # it is not here
+    order.hurry(four)
+    order.hurry(four)
+    assert order.urgent == 3
+    order.enter(five, ("d",))
+    done = []
+    while (item := order.ready()) is not None:
+        order.leave(item)
+        done.append(item)
+    assert done == [two, three, four, one, five]
+    assert order.urgent == 0
+
+
+def test_what_comes_before_something_urgent_later_on_is_urgent_too() -> None:
+    order, (one, two, three) = Order(), [place(number) for number in (1, 2, 3)]
+    order.enter(one, ("a",))
+    order.enter(three, ("b",))
+    order.wait(three)
+    order.hurry(three)
+    order.enter(two, ("b",))  # it was postponed, or held
+    assert order.urgent == 2
+    assert order.ready() is two
+    order.leave(two)
+    assert order.ready() is one
+    order.resume(three)
+    assert order.ready() is three
+
+
 def test_steps_with_a_claim_in_common_are_done_in_order() -> None:
     order, (one, two, three) = Order(), [place(number) for number in (1, 2, 3)]
     assert order.enter(one, ("d",))

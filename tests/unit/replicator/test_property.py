@@ -37,6 +37,7 @@ def run(
     filters: bool = False,
     grows: bool = False,
     narrow: bool = False,
+    waits: bool = False,
 ) -> Mirror:
     """A source that changes all the time, also while it is looked at; a site that follows.
 
@@ -45,7 +46,7 @@ def run(
     site's power. `compares`: now and then a directory is compared, or all of them. `workers`: bytes
     move on workers, many at a time, and arrive in any order. `grows`: files are appended to, and
     copies go on where they ended. `filters`: the site has a part only. `narrow`: few records are
-    read ahead.
+    read ahead. `waits`: jobs wait for records.
     """
     random = Random(seed)
     mirror = Mirror(
@@ -83,7 +84,9 @@ def run(
             mirror.feed(random.randint(1, 8))
         upset(mirror, random, crashes=crashes, faults=faults)
         mirror.move_bytes()
+        wait(mirror, random, waits=waits)
         mirror.work(random.randint(0, 10))
+        mirror.look_at_awaited()
         mirror.now += random.choice([0, 1_000_000_000, 70_000_000_000])
         if random.random() < 0.3:
             mirror.save()
@@ -111,6 +114,12 @@ def small_window(seed: int) -> Window:
     random = Random(seed)
     items, hints, records = (random.choice([2, 3, 5, 10, 20]) for _ in range(3))
     return Window(items, hints, records, held=random.choice([1, 2, 4, 100]))
+
+
+def wait(mirror: Mirror, random: Random, *, waits: bool) -> None:
+    """Have a job wait for one of the last records, or not."""
+    if waits and random.random() < 0.7 and mirror.tree.records:
+        mirror.await_record()
 
 
 def degrade(mirror: Mirror, random: Random, *, degrades: bool) -> None:
@@ -349,3 +358,25 @@ def test_what_goes_on_where_it_ended_is_never_torn(block: int, workers: bool) ->
             grows=True,
         )
         assert_equal(mirror, seed)
+
+
+@pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares"])
+def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
+    upset: str, initial: bool
+) -> None:
+    kept = 0
+    for seed in range(SEEDS):
+        mirror = run(
+            seed,
+            crashes=upset in ("crashes", "faults"),
+            tails=upset == "tails",
+            faults=upset == "faults",
+            compares=upset == "compares",
+            initial=initial,
+            workers=bool(seed % 4),
+            waits=True,
+        )
+        assert_equal(mirror, seed)
+        kept += mirror.kept
+    assert kept >= SEEDS // 2
