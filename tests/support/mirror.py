@@ -282,7 +282,7 @@ class Mirror:
                     continue
                 self.check_kept(record, place, shown.get(place, []))
         self.kept += len(kept.done)
-        for sequence in (*kept.done, *(at for at, _ in kept.undone)):
+        for sequence in kept.done:
             del self.awaited[sequence]
 
     def check_kept(self, record: Record, place: Place, there: list[Node]) -> None:
