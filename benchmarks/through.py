@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -47,6 +48,38 @@ def _times(waits: Path, free: Path, processes: int, files: int) -> tuple[list[fl
     return found
 
 
+_NAMES_JOB = """
+import os, sys
+for number in range(int(sys.argv[2])):
+    os.mkdir(f"{sys.argv[1]}/{os.getpid()}-{number}")
+"""
+
+
+def _names_rate(directories: list[Path], files: int) -> float:
+    """Changes of names a second, by one process in each of these directories."""
+    began = time.monotonic()
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", _NAMES_JOB, directory, str(files)])
+        for directory in directories
+    ]
+    for job in jobs:
+        job.wait()
+    return len(jobs) * files / (time.monotonic() - began)
+
+
+def _names_rows(top: Path, files: int) -> list[list[str]]:
+    """In one directory, and in as many as there are processes."""
+    rows = [["processes", "mkdir/s in one directory", "in one each"]]
+    for processes in _PROCESSES:
+        made = [top / f"{processes}-{number}" for number in range(processes + 1)]
+        for each in made:
+            each.mkdir(parents=True)
+            os.setxattr(each, _XATTR, b"site")
+        together = _names_rate(made[:1] * processes, files)
+        rows.append([str(processes), f"{together:.0f}", f"{_names_rate(made[1:], files):.0f}"])
+    return rows
+
+
 def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     """All rounds through one mount and one replicator, print the table."""
     source, mountpoint, journal, site = map(
@@ -67,9 +100,12 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
                 waits += some[0]
                 free += some[1]
             rows.append(_row(processes, waits, free))
+        names = _names_rows(mountpoint / "names", given.files)
     print(f"a file of 4 KiB from open to the end of close, ms; {_support.machine()}")
     print(f"{given.rounds} rounds of {given.files} files a process\n")
     _support.print_table(rows)
+    print()
+    _support.print_table(names)
 
 
 def _row(processes: int, waits: list[float], free: list[float]) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS: Final = 0.25
 """How often it is looked whether there is a mirrorfs."""
+_UNDONE_MAX: Final = 64
+"""So many of those that cannot be done are looked at again."""
 _READY_MAX: Final = 4
 """While the disk has more to sync than that, nothing is added."""
 _WAITING_MAX: Final = 10_000
@@ -53,6 +56,7 @@ class Follower:
         self._heard: list[Awaited | CatchUp] = []
         self._anew = False
         self._waiting: dict[int, Awaited] = {}
+        self._undone: deque[int] = deque()
         self._catch_up: CatchUp | None = None
         self._socket: socket.socket | None = None
         self._resting = ""
@@ -119,8 +123,10 @@ class Follower:
         for sequence in kept.done:
             del self._waiting[sequence]
         for sequence, reason in kept.undone:
-            del self._waiting[sequence]
+            self._undone.append(sequence)
             self._send([Undone(sequence, reason)])
+        while len(self._undone) > _UNDONE_MAX:
+            self._waiting.pop(self._undone.popleft(), None)
         if kept.done:
             with self._more:
                 self._ready.append(kept)

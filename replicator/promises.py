@@ -37,7 +37,7 @@ class Kept:
 
     Attributes:
         done: what they touched is so at the site; `syncing` makes it durable.
-        undone: it cannot be for the time being, and why.
+        undone: it cannot be for the time being, and why. Each is told once, and kept all the same.
     """
 
     done: list[int] = field(default_factory=list)
@@ -47,13 +47,15 @@ class Kept:
 
 @dataclass(slots=True)
 class _Promise:
-    """`held_ns`: since when it is known that something about it waits; 0: nothing does."""
+    """`held_ns`: since when it is known that something about it waits; 0: nothing does. `told`: it
+    was said that it cannot be kept for the time being."""
 
     sequence: int
     incarnation: int
     objects: tuple[ObjectId, ...]
     places: tuple[Place, ...]
     held_ns: int = 0
+    told: bool = False
 
 
 class Promises:
@@ -106,8 +108,10 @@ class Promises:
                 if reason == "":
                     wanted.update(dict.fromkeys(self._touched(promise)))
                     kept.done.append(promise.sequence)
-                elif reason is not None:
+                elif reason is not None and not promise.told:
+                    promise.told = True  # and it is looked at again: one day it may be done
                     kept.undone.append((promise.sequence, reason))
+                    continue
                 else:
                     continue
             except (SourceError, StoreError):

@@ -51,7 +51,7 @@ from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.under_way import InternalError, UnderWay
 from replicator.view import SourceError
-from replicator.waking import Wake
+from replicator.waking import Waking
 from replicator.wording import span
 from replicator.workers import Threads
 
@@ -116,8 +116,8 @@ class SiteDriver:
         self._looked_again = False
         self._unsynced = False
         self._attached_ns = 0
-        self._wake = Wake()
-        self._follower = Follower(journal, settings.name, self._wake.set_from_thread)
+        self._waking = Waking()
+        self._follower = Follower(journal, settings.name, self._waking.wake_from_thread)
         self._random = Random()
 
     # life --------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class SiteDriver:
             boot=boot_id(),
         )
         self._under_way = UnderWay(under_way_path(self.journal, name))
-        self._workers = Threads(settings.workers, settings.bandwidth, self._wake.set_from_thread)
+        self._workers = Threads(settings.workers, settings.bandwidth, self._waking.wake_from_thread)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         shown, anew = part_of(source, Wanted(settings.include, settings.exclude), state)
         world = Surroundings(
@@ -192,7 +192,7 @@ class SiteDriver:
         self._stop_since = self._stop_since or time.monotonic()
         self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
         self._stopping = True
-        self._wake.set()
+        self._waking.wake()
 
     async def run(self) -> None:
         """Work until stopped or halted. `open` was called before."""
@@ -204,7 +204,7 @@ class SiteDriver:
 
     async def _run(self) -> None:
         tries = 0
-        self._wake.begin()
+        self._waking.begin()
         self._follower.start()
         if self.is_initial:
             self._enter(Phase.INITIAL_COPY, "")
@@ -257,7 +257,7 @@ class SiteDriver:
         assert reader is not None, "opened"
         assert engine is not None, "opened"
         reader.drain_wake()
-        self._wake.clear()  # before the slice: what lands after it has looked wakes us
+        self._waking.renew()  # before the slice: what lands after it has looked wakes us
         stopping = self._stopping  # only a slice begun after `stop` has seen all that was there
         busy = await self._in_thread(self._slice)
         waiting = engine.waiting
@@ -268,7 +268,7 @@ class SiteDriver:
         else:
             self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
         if not busy and stopping == self._stopping:
-            await self._wake.wait(self._patience(engine), reader.wake_fd)
+            await self._waking.wait(self._patience(engine), reader.wake_fd)
         return False
 
     async def _pause(self) -> bool:
@@ -279,7 +279,7 @@ class SiteDriver:
         self._enter(Phase.PAUSED, "" if pause is None else pause.reason)
         self._pausing = False
         if pause is not None:
-            await self._wake.wait(_PAUSE_LOOK_SECONDS)
+            await self._waking.wait(_PAUSE_LOOK_SECONDS)
         return self._stopping
 
     def look_for_orders(self) -> None:
@@ -287,7 +287,7 @@ class SiteDriver:
         self._pausing = self.orders.paused is not None and self.phase is not Phase.PAUSED
         resumed = self.phase is Phase.PAUSED and self.orders.paused is None
         if self._pausing or resumed or self.orders.waiting:
-            self._wake.set()
+            self._waking.wake()
 
     def _patience(self, engine: Engine) -> float:
         """Seconds to wait for records at most: something else may be due before."""
@@ -321,9 +321,9 @@ class SiteDriver:
             await self._in_thread(self.close)
         if self._stopping:
             raise StopNowError
-        self._wake.clear()
+        self._waking.renew()
         seconds = backoff_seconds(tries, self._random.random())
-        await self._wake.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
+        await self._waking.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
         if self._stopping:
             self._stop_now = True
 

@@ -1,4 +1,4 @@
-"""How the driver of a site waits: for the journal, for bytes, an order, the end of a time."""
+"""Waiting for what may happen at a site: records, bytes that arrive, an operator, the time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import contextlib
 import trio
 
 
-class Wake:
-    """Something to wake one task by, from other tasks and other threads."""
+class Waking:
+    """Wakes the task of one site."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
     def begin(self) -> None:
-        """The task that waits runs in this loop."""
+        """From now on other threads may wake it. Called in trio."""
         self._token = trio.lowlevel.current_trio_token()
 
-    def clear(self) -> None:
-        """What has been set so far is known: only what comes now wakes."""
+    def renew(self) -> None:
+        """Only what happens from now on wakes it."""
         self._event = trio.Event()
 
-    def set(self) -> None:
-        """Wake it, in the same loop."""
+    def wake(self) -> None:
+        """Something has happened."""
         self._event.set()
 
-    def set_from_thread(self) -> None:
-        """The same for any thread."""
+    def wake_from_thread(self) -> None:
+        """The same, from any thread."""
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.set)
+                self._token.run_sync_soon(lambda: self._event.set())
 
     async def wait(self, seconds: float, fd: int | None = None) -> None:
-        """Until it is set, or `fd` is readable, or the time is over."""
+        """Until it is woken, `fd` can be read, or the time is over."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
 

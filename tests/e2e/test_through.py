@@ -376,7 +376,7 @@ def test_a_site_that_is_paused_is_not_waited_for(
 def test_what_fails_at_the_site_is_not_waited_for(
     mounting: Mounting, replicating: Replicating
 ) -> None:
-    mounted, replication, there = followed(mounting, replicating, PATIENT)
+    mounted, _, there = followed(mounting, replicating, PATIENT)
     (mounted.mountpoint / "d").mkdir()
     with immutable(there / "d"):
         (mounted.mountpoint / "d/f").write_text("x")
@@ -386,10 +386,11 @@ def test_what_fails_at_the_site_is_not_waited_for(
         (mounted.mountpoint / "g").write_text("x")  # others are
         assert (there / "g").exists()
     replicator("retry", "--journal", mounted.journal, "--site", "site", "--all", check=False)
-    replication.settle()
+    until(lambda: of(mounted).undone == 0, lambda: f"it stays: {of(mounted)}")
+    assert (there / "d/f").read_text() == "x"
     (mounted.mountpoint / "d/f").write_text("y")
     assert (there / "d/f").read_text() == "y"
-    assert of(mounted).undone == 0
+    assert run("status", mounted.mountpoint).returncode == 0
 
 
 # jobs that wait --------------------------------------------------------------------------------

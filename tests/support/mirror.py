@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
 from random import Random
@@ -19,7 +18,6 @@ from replicator.observer import Observer, Unobserved
 from replicator.orders import Order
 from replicator.patterns import Wanted
 from replicator.site_state import SiteState, decode_state, encode_state
-from replicator.staging import Copying
 from replicator.stores.base import MarkFlag, SiteStore, StoreError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.subset import part_of
@@ -27,110 +25,7 @@ from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from replicator.window import Window
 from tests.support.model_tree import ModelTree, Thing
-
-WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
-MUTATIONS = ("commit", "extend", "move", "exchange", "link", "remove", "keep")
-
-
-class CrashError(BaseException):
-    """The replicator is killed here."""
-
-
-class StrangeError(BaseException):
-    """The site shows what it must not. (Nothing holds it up on its way to the test.)"""
-
-
-class WatchedStore:
-    """A memory store that tells of every change, and can crash or fail before one."""
-
-    def __init__(self, inner: MemoryStore, after: Callable[[], None]) -> None:
-        self.inner = inner
-        self.after = after
-        self.crash_in = -1
-        self.fail_in = -1
-        self.errno = errno.EIO
-
-    def upset(self) -> None:
-        """Crash or fail, if it is time."""
-        if self.crash_in == 0:
-            raise CrashError
-        if self.fail_in == 0:
-            raise StoreError.of("the disk", self.errno)
-        self.crash_in -= 1
-        self.fail_in -= 1
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.inner, name)
-        if name not in MUTATIONS and name not in WRITES:
-            return method
-
-        def watched(*args: Any, **options: Any) -> Any:
-            self.upset()
-            result = method(*args, **options)
-            if name in MUTATIONS:
-                self.after()
-            return result
-
-        return watched
-
-
-class FakeWorkers:
-    """Workers that do as they are told: copy now, tell of it later.
-
-    Attributes:
-        waiting: what they were given, and have not begun.
-        done: what was copied, and is not told of yet.
-        copied: how often something was copied.
-    """
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        self.waiting: list[tuple[Copying, Callable[[Copying], None]]] = []
-        self.done: list[Copying] = []
-        self.told: list[Copying] = []
-        self.copied = 0
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.waiting or self.done)
-
-    def share(self, parts: Sequence[Callable[[], None]]) -> None:
-        for part in self.random.sample(parts, len(parts)):
-            part()
-
-    def allow(self, count: int, go_on: Callable[[], None] | None) -> int:
-        if go_on is not None:
-            go_on()
-        return count
-
-    def idle(self, size: int) -> bool:
-        return True
-
-    def begin(self, copying: Copying, run: Callable[[Copying], None]) -> None:
-        self.waiting.append((copying, run))
-
-    def copy(self) -> None:
-        """Copy one of those that wait."""
-        if self.waiting:
-            copying, run = self.waiting.pop(self.random.randrange(len(self.waiting)))
-            self.copied += 1
-            run(copying)
-            self.done.append(copying)
-
-    def tell(self) -> None:
-        """`landed` tells of one that was copied."""
-        if self.done:
-            self.told.append(self.done.pop(self.random.randrange(len(self.done))))
-
-    def landed(self) -> list[Copying]:
-        told, self.told = self.told, []
-        return told
-
-    def wait(self) -> None:
-        while not self.told:
-            assert self.waiting or self.done, "nothing is being copied"
-            self.copy()
-            self.tell()
+from tests.support.stand_ins import CrashError, FakeWorkers, StrangeError, WatchedStore
 
 
 class Mirror:
@@ -331,7 +226,7 @@ class Mirror:
                     continue
                 self.check_kept(record, place, shown.get(place, []))
         self.kept += len(kept.done)
-        for sequence in (*kept.done, *(at for at, _ in kept.undone)):
+        for sequence in kept.done:
             del self.awaited[sequence]
 
     def check_kept(self, record: Record, place: Place, there: list[Node]) -> None:

@@ -18,7 +18,8 @@ from tests.support.comparing import (
     site_names,
     unrecorded,
 )
-from tests.support.mirror import Mirror, StrangeError, assert_equal
+from tests.support.mirror import Mirror, assert_equal
+from tests.support.stand_ins import StrangeError
 
 __all__ = ["mirror"]
 

@@ -23,8 +23,9 @@ from tests.support.comparing import (
     site_names,
     unrecorded,
 )
-from tests.support.mirror import CrashError, Mirror, assert_equal
+from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import ModelObject, Thing
+from tests.support.stand_ins import CrashError
 
 __all__ = ["mirror"]
 

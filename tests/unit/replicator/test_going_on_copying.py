@@ -10,8 +10,9 @@ from msgspec import structs
 
 from replicator.stores.base import MarkFlag
 from replicator.stores.memory import Node
-from tests.support.mirror import CrashError, Mirror, assert_equal
+from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import Thing
+from tests.support.stand_ins import CrashError
 
 MOMENTS = 40
 """More than a copy of these files has."""

@@ -13,8 +13,9 @@ from replicator.stores.base import Attributes, Mark, StoreError, UnsyncedError
 from replicator.stores.memory import MemoryStore, Node
 from replicator.surroundings import TroubleError
 from replicator.view import SourceError
-from tests.support.mirror import CrashError, Mirror, assert_equal
+from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_tree import ModelContent, ModelObject, ModelTree, Thing
+from tests.support.stand_ins import CrashError
 
 ALL = 1 << 30
 DIRECTORY = stat.S_IFDIR | 0o755
