@@ -70,11 +70,7 @@ def run(
         mirror.start_anew()
     often = random.choice([0.0, 0.01, 0.05])
 
-    def meanwhile() -> None:
-        if random.random() < often:
-            change()
-
-    mirror.tree.meanwhile = meanwhile
+    mirror.tree.meanwhile = lambda: change() if random.random() < often else None
     for _ in range(random.randint(5, 40)):
         degrade(mirror, random, degrades=degrades)
         ask(mirror, random, compares=compares)
