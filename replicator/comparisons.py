@@ -223,11 +223,12 @@ class Comparisons:
         """See Reconciler: a step is about to be done because of a record."""
         done = Reconciled()
         if self._under_way:
-            for directory in self._directories(item):
+            for directory in self.directories(item):
                 self._reconciler.precede(directory, self._under_way, mode, done)
         return done
 
-    def _directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
+    def directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
+        """Those in which that step does something, as far as records tell."""
         if isinstance(item, PlaceItem):
             return [item.place.directory]
         places = self._step.bench.plan.hints(item.object).places

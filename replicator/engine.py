@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Reconcile, Record, SequenceNumber, Tag
+from replicator.commit_order import CommitOrder
 from replicator.comparisons import Comparisons
 from replicator.deletions import Deletions
 from replicator.escape import Escape
@@ -338,14 +339,25 @@ class Engine:
         if not self._turns.has(item):
             return False
         staging.owner = (item, item.time_ns)
+        if self._world.commit_order is not CommitOrder.ANY:
+            directories = self._comparisons.directories(item)
+            if self._holding.follows(item, directories, self._do_usual, self._turns.follows):
+                return False
+        self._do(item, mode)
+        if item.position == position:
+            self._held.done(item)
+        return True
+
+    def _do_usual(self, item: PlaceItem | ObjectItem) -> None:
+        """Even if it has failed before: who wants to pass it does not make it hurry."""
+        self._do(item, self._usual_mode())
+
+    def _do(self, item: PlaceItem | ObjectItem, mode: Mode) -> None:
         if isinstance(item, PlaceItem):
             self.step.place(item.place, mode, item)
         else:
             for place in self.step.object(item.object, mode):
                 self._held.done(PlaceItem(place, item.position))
-        if item.position == position:
-            self._held.done(item)
-        return True
 
     def _reconcile(self, item: ReconcileItem) -> None:
         """Records do not tell what happened before that item. From now on it is remembered with
@@ -383,6 +395,9 @@ class Engine:
     def _mode(self, item: Item) -> Mode:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
+        return self._usual_mode()
+
+    def _usual_mode(self) -> Mode:
         if self.plan.reconciles or self._held.reconciles:
             return Mode(gap=self._gap(), keep=True)
         if self._escape.open:

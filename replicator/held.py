@@ -71,6 +71,7 @@ class HeldSteps:
         self._unexplained: set[Key] = set()
         self._deletions: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
+        self._soon: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
             if step.tries > 0:
@@ -162,6 +163,8 @@ class HeldSteps:
             self._deletions.discard(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None
+        if step.kind != "reconcile" and (step.waiting or step.error.startswith("hot")):
+            self._soon.setdefault(step.directory, {})[step.key] = None
 
     def _drop(self, key: Key) -> None:
         step = self._steps.pop(key, None)
@@ -177,6 +180,9 @@ class HeldSteps:
             del keys[step.key]
             if not keys:
                 del self._about[each]
+        soon = self._soon.get(step.directory, {})
+        if soon.pop(step.key, b"") is None and not soon:
+            del self._soon[step.directory]
 
     def done(self, item: Item) -> None:
         """It was done, or need not be."""
@@ -225,6 +231,18 @@ class HeldSteps:
         for key in keys:
             if key in self._steps:
                 yield self._steps[key]
+
+    def soon(self, directory: ObjectId, item: Item) -> list[PlaceItem | ObjectItem]:
+        """The steps in that directory that come before `item` and wait for a writer, or for records
+        that will explain what was seen."""
+        own, found = key_of(item), []
+        for key in self._soon.get(directory, ()):
+            step = self._steps[key]
+            before = _item(step)
+            earlier = key != own and step.sequence < item.position[0]
+            if earlier and isinstance(before, PlaceItem | ObjectItem):
+                found.append(before)
+        return found
 
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from mirrorfs.journal.record import SequenceNumber
-from replicator.held import AheadError, Subject
+from mirrorfs.journal.record import ObjectId, SequenceNumber
+from replicator.held import AheadError, DeferredError, Subject
 from replicator.moves import Bench
 from replicator.orders import Order, chosen
 from replicator.planner import Item, ObjectItem, PlaceItem
 from replicator.site_state import SkippedStep
+from replicator.stores.base import StoreError
 from replicator.subjects import path_of, subject_of
 from replicator.surroundings import Surroundings, describe
 from replicator.under_way import InternalError
-from replicator.view import SourceError
+from replicator.view import SourceChangedError, SourceError
 from replicator.wording import count
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,27 @@ class Holding:
             item = ObjectItem(identity, (position, 0), self._bench.path_of(identity))
             self.hold(item, error, unsure=unsure)
         self._bench.timeless.clear()
+
+    def follows(
+        self,
+        item: PlaceItem | ObjectItem,
+        directories: Iterable[ObjectId],
+        do: Callable[[PlaceItem | ObjectItem], None],
+        waits: Callable[[Item, ObjectId], bool],
+    ) -> bool:
+        """Do what is held in its directories and comes before it; whether it waits for that, if it
+        still cannot be done. A flag file must not appear before the data it announces."""
+        for directory in directories:
+            for before in self._held.soon(directory, item):
+                try:
+                    do(before)
+                    self._held.done(before)
+                except (DeferredError, SourceChangedError):
+                    if waits(item, directory):
+                        return True
+                except (StoreError, SourceError):
+                    continue  # it is tried again in its time
+        return False
 
     def obey(self, order: Order) -> tuple[str, list[SkippedStep]]:
         """Do what an operator ordered: what came of it, in words, and the steps passed over."""

@@ -13,6 +13,7 @@ from mirrorfs.journal.record import Change, ObjectId, Place, SequenceNumber
 from replicator.commit_order import CommitOrder
 from replicator.held import Key, key_of
 from replicator.order import Order, claims
+from replicator.patience import Patience
 from replicator.planner import Item, ObjectItem, PlaceItem, Plan, ReconcileItem
 from replicator.step import Step
 from replicator.surroundings import Surroundings
@@ -34,6 +35,7 @@ class Turns:
         self._retries: dict[Item, None] = {}
         self._owed: dict[Item, None] = {}
         self._ahead: dict[Item, int] = {}
+        self._patience = Patience()
         self._blocked: deque[PlaceItem | ObjectItem] = deque()
 
     def next(self) -> Item | None:
@@ -66,6 +68,9 @@ class Turns:
         for each, since_ns in self._ahead.items():
             if now_ns - since_ns >= _AHEAD_NS:
                 self._order.resume(each)
+        for waiting in self._patience.items():
+            if not self._patience.wait(waiting, ObjectId(b""), now_ns):
+                self._order.resume(waiting)
         while arrived:
             waited = arrived.pop()
             if waited is not None:
@@ -107,6 +112,7 @@ class Turns:
     def wait(self, item: Item) -> None:
         """Its bytes are on their way."""
         self._ahead.pop(item, None)
+        self._patience.end(item, self._world.clock_ns())
         self._order.wait(item)
 
     def comes(self, item: Item) -> bool:
@@ -119,15 +125,25 @@ class Turns:
         self._order.wait(item)
         return True
 
+    def follows(self, item: Item, directory: ObjectId) -> bool:
+        """Whether the step waits for one before it that is held in that directory."""
+        if item not in self._order or item in self._retries or item in self._owed:
+            return False
+        if not self._patience.wait(item, directory, self._world.clock_ns()):
+            return False
+        self._order.wait(item)
+        return True
+
     @property
     def waiting(self) -> bool:
         """Whether bytes, or records, are on their way: there will be more to do."""
-        return self._staging.under_way or bool(self._ahead)
+        return self._staging.under_way or bool(self._ahead) or bool(self._patience)
 
     @property
     def due_ns(self) -> list[int]:
         """When steps that wait for records are held."""
-        return [since_ns + _AHEAD_NS for since_ns in self._ahead.values()]
+        ahead = [since_ns + _AHEAD_NS for since_ns in self._ahead.values()]
+        return ahead + self._patience.due_ns()
 
     def told(self, change: Change) -> None:
         """What steps wait for may not be what they need any more."""
@@ -164,13 +180,14 @@ class Turns:
 
     def read(self) -> None:
         """There were new records."""
-        for item in self._ahead:
+        for item in (*self._ahead, *self._patience.items()):
             self._order.resume(item)
 
     def leave(self, item: Item) -> None:
         """It was done, or is remembered elsewhere."""
         self._order.leave(item)
         self._ahead.pop(item, None)
+        self._patience.leave(item, self._world.clock_ns())
         self._retries.pop(item, None)
         self._owed.pop(item, None)
         self._staging.release(item)

@@ -285,13 +285,16 @@ class Mirror:
             self.stuck = 0
 
     def work_off(self) -> None:
-        """Work until there is nothing to do."""
+        """Work until there is nothing to do, and nothing waits for a moment."""
         more = True
         while more:
             with suppress(TroubleError):  # a copy that failed before may be told of only now
                 more = self.engine.work(1 << 30) > 0 or self.workers.busy
             if self.workers.busy:
                 self.workers.wait()
+            elif not more and self.engine.waiting:
+                self.now += 1_000_000_000
+                more = True
 
     # checks
 
