@@ -74,6 +74,8 @@ class Holding:
         still cannot be done. A flag file must not appear before the data it announces."""
         for directory in directories:
             for before in self._held.soon(directory, item):
+                if self._comes_later(before):
+                    continue
                 try:
                     do(before)
                     self._held.done(before)
@@ -83,6 +85,13 @@ class Holding:
                 except (StoreError, SourceError):
                     continue  # it is tried again in its time
         return False
+
+    def _comes_later(self, item: PlaceItem | ObjectItem) -> bool:
+        """Whether another record of it waits for its turn."""
+        plan = self._bench.plan
+        if isinstance(item, PlaceItem):
+            return plan.place(item.place) is not None
+        return plan.object(item.object) is not None
 
     def obey(self, order: Order) -> tuple[str, list[SkippedStep]]:
         """Do what an operator ordered: what came of it, in words, and the steps passed over."""

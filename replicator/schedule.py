@@ -135,6 +135,12 @@ def absent_until(item: PlaceItem, arriving: ObjectId) -> SequenceNumber | None:
     return None
 
 
+def is_empty(item: PlaceItem) -> bool:
+    """Whether the place was left empty, as far as records tell."""
+    came = -1 if item.arrived is None else item.arrived[0]
+    return max(item.vacated, default=-1) > came
+
+
 def same_kind(source: SourceObject, entry: SiteEntry) -> bool:
     """Whether the copy is of the object's type (and device number)."""
     if stat.S_IFMT(source.mode) != stat.S_IFMT(entry.mode):

@@ -220,6 +220,8 @@ class Step:
                 self.moves.vacate(directory, place, entry, mode)
             self._plan.postpone(item, came)
         elif mode.trust and not self._explained(found, place):
+            if item is not None and schedule.is_empty(item) and entry is not None:
+                self.moves.vacate(directory, place, entry, mode)
             raise AheadError("what stands there now came by a record that is still to come")
         elif stat.S_ISDIR(found.mode):
             self._bring_directory(found, directory, place, entry, mode)

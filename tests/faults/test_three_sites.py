@@ -46,7 +46,7 @@ def version_of(data: bytes) -> int:
 
 
 class Jobs(threading.Thread):
-    """Writes data, and then its flag, again and again."""
+    """Takes a flag away, writes data, and then its flag, again and again."""
 
     def __init__(self, top: Path, seed: int) -> None:
         super().__init__(daemon=True)
@@ -60,12 +60,12 @@ class Jobs(threading.Thread):
             version += 1
             at = self.top / f"{self.random.randrange(DIRECTORIES)}"
             data = made(version, self.random.choice(SIZES))
+            (at / "flag").unlink(missing_ok=True)
             if self.random.random() < 0.5:
                 (at / "next").write_bytes(data)
                 (at / "next").replace(at / "data")
             else:
                 (at / "data").unlink(missing_ok=True)
-                (at / "flag").unlink(missing_ok=True)
                 (at / "data").write_bytes(data)
             (at / "flag").write_bytes(made(version, 10))
 

@@ -11,7 +11,7 @@ from mirrorfs.journal.record import Place
 from replicator.commit_order import CommitOrder
 from tests.support import campaign
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.model_tree import Thing
+from tests.support.model_tree import ModelTree, Thing
 
 DATA = (b"a", b"b", b"c")
 
@@ -108,5 +108,94 @@ def test_any_order_shows_what_has_arrived() -> None:
     mirror.feed(1 << 30)
     mirror.engine.work(1 << 30)
     assert [place.name for place, _ in mirror.site()] == [b"small"]
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
+def settled(tree: ModelTree, parent: Thing, name: bytes) -> Thing:
+    """A new file, written and closed."""
+    made = tree.create(parent, name)
+    tree.write(made)
+    tree.flush(made)
+    return made
+
+
+def test_a_flag_waits_for_data_that_is_being_written_again() -> None:
+    """But not for long."""
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    data = settled(tree, root, b"data")
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    tree.unlink(root, b"data")
+    data = tree.create(root, b"data")
+    tree.begin_write(data)
+    settled(tree, root, b"flag")
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    assert b"flag" not in {place.name for place, _ in mirror.site()}
+    mirror.now += 4_000_000_000
+    mirror.engine.work(1 << 30)
+    assert b"flag" not in {place.name for place, _ in mirror.site()}
+    mirror.now += 1_000_000_000
+    mirror.engine.work(1 << 30)
+    assert b"flag" in {place.name for place, _ in mirror.site()}
+
+
+def test_a_flag_appears_with_the_data_it_waited_for() -> None:
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    data = tree.create(root, b"data")
+    tree.begin_write(data)
+    settled(tree, root, b"flag")
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    assert list(mirror.site()) == []
+    tree.flush(data)
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    assert {place.name for place, _ in mirror.site()} == {b"data", b"flag"}
+
+
+def test_a_flag_that_went_is_away_though_another_is_there_already() -> None:
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    settled(tree, root, b"flag")
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    tree.unlink(root, b"flag")
+    known = tree.head
+    settled(tree, root, b"data")
+    settled(tree, root, b"flag")
+    mirror.feed(1)
+    assert mirror.fed == known
+    mirror.engine.work(1 << 30)
+    assert list(mirror.site()) == []
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
+def test_what_is_held_comes_at_its_next_record_not_before() -> None:
+    mirror = Mirror(Random(1), inline_bytes=-1)
+    tree, root = mirror.tree, mirror.tree.root_thing
+    settled(tree, root, b"flag")
+    mirror.drain()
+    first = tree.head
+    tree.unlink(root, b"flag")
+    settled(tree, root, b"data")
+    settled(tree, root, b"flag")
+    mirror.feed(1)
+    assert mirror.fed == first + 1
+    mirror.engine.work(1 << 30)
+    mirror.now += 1_000_000_000
+    mirror.engine.work(1 << 30)
+    assert [step.name for step in mirror.engine.held] == [b"flag"]
+    mirror.feed(1 << 30)
+    for _ in range(4):  # the bytes of one file after the other
+        mirror.engine.work(1 << 30)
+        shown = [place.name for place, _ in mirror.site()]
+        assert b"flag" not in shown or b"data" in shown
+        if mirror.workers.busy:
+            mirror.workers.wait()
     mirror.drain()
     assert_equal(mirror, 0)
