@@ -329,30 +329,27 @@ class Engine:
         if isinstance(item, ReconcileItem):
             self._reconcile(item)
             return True
-        staging, position = self.step.staging, item.position
+        staging, position, mode = self.step.staging, item.position, self._mode(item)
         if self._comparisons.owes(item):
             staging.owner = (item, 0)
             self._compared(self._comparisons.pay(item))
             return True
-        mode = self._mode(item)
         self._compared(self._comparisons.precede(item, mode))
         if not self._turns.has(item):
             return False
         staging.owner = (item, item.time_ns)
         if self._world.commit_order is not CommitOrder.ANY:
             directories = self._comparisons.directories(item)
-            if self._holding.follows(item, directories, self._do_usual, self._turns.follows):
+            if self._holding.follows(item, directories, self._do, self._turns.follows):
                 return False
         self._do(item, mode)
         if item.position == position:
             self._held.done(item)
         return True
 
-    def _do_usual(self, item: PlaceItem | ObjectItem) -> None:
-        """Even if it has failed before: who wants to pass it does not make it hurry."""
-        self._do(item, self._usual_mode())
-
-    def _do(self, item: PlaceItem | ObjectItem, mode: Mode) -> None:
+    def _do(self, item: PlaceItem | ObjectItem, mode: Mode | None = None) -> None:
+        """Without `mode` as if it had never failed: who follows it does not make it hurry."""
+        mode = mode or self._usual_mode()
         if isinstance(item, PlaceItem):
             self.step.place(item.place, mode, item)
         else:

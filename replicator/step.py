@@ -243,9 +243,8 @@ class Step:
 
     def _refresh(self, found: SourceObject, copy: Copy, place: Place, mode: Mode) -> None:
         """The place holds a copy of the right object: make content and attributes so."""
-        mark = copy.entry.mark
+        mark, state = copy.entry.mark, ContentState.CURRENT
         assert mark is not None, "is_copy was asked"
-        state = ContentState.CURRENT
         if stat.S_ISREG(found.mode):
             state = self.bench.content_state(mark, found, mode)
             if state is ContentState.STALE:
