@@ -16,6 +16,7 @@ from random import Random
 
 from mirrorfs.journal.record import (
     Change,
+    Mount,
     ObjectId,
     Place,
     Reconcile,
@@ -170,6 +171,8 @@ class Engine:
             body = record.body
             if isinstance(body, Reconcile) and body.since_ns:
                 self.step.bench.losses.source_cut(tag, body.since_ns)
+            elif isinstance(body, Mount):
+                self._held.writers_ended(record.sequence)
             if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
                 self._names.extend((body.object, place) for place in body.places)
 

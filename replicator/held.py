@@ -149,6 +149,12 @@ class HeldSteps:
         steps = (self._steps[key] for key in self._about.get(identity, ()))
         return any(step.object == identity and step.writer for step in steps)
 
+    def writers_ended(self, sequence: SequenceNumber) -> None:
+        """The source was mounted anew: what was open before was lost, no record will tell."""
+        for step in self._steps.values():
+            if step.writer and step.sequence < sequence:
+                step.writer, step.due_ns = False, 0
+
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""
         step = self._steps.get(key_of(item))
