@@ -117,7 +117,10 @@ class _Daemon:
 
 
 def _parent(pid: int) -> int:
-    stat = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:  # it has ended
+        return 0
     return int(stat[1])
 
 

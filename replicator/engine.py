@@ -109,13 +109,12 @@ class Engine:
     def _restore(self) -> None:
         """What was under way; which directories were seen is forgotten."""
         state = self.state
-        working = SequenceNumber(state.working)
         if state.escaping or state.comparing:
             self._escape.begin(self._gap(), keep=state.keeping)
         self._comparisons.restore(state.comparing)
         self._turns.owe(self._comparisons.owed(), begun=False)
         if self._world.anew or (state.initial and not self._comparisons.initial):
-            whole = ReconcileItem(self._root, True, (working, 0), b"")
+            whole = ReconcileItem(self._root, True, (SequenceNumber(state.working), 0), b"")
             # what is not wanted any more goes: the source still has it
             self._begin([whole], initial=state.initial, keep=not self._world.anew)
         if state.escaping and not self._comparisons:
@@ -145,14 +144,15 @@ class Engine:
             if tag != self._tags[-1][1]:
                 self._tags.append((record.sequence, tag))
             self.plan.add(record, tag)
+            self._held.fed(record)
             world.observer.fed(record)
             body = record.body
             if isinstance(body, Reconcile) and body.since_ns:
                 self.step.bench.losses.source_cut(tag, body.since_ns)
-            if isinstance(body, Change) and body.links > 1 and not stat.S_ISDIR(body.mode):
-                self._names.extend((body.object, place) for place in body.places)
             if isinstance(body, Change):
                 self._turns.told(body)
+                if body.links > 1 and not stat.S_ISDIR(body.mode):
+                    self._names.extend((body.object, place) for place in body.places)
         self._turns.read()
 
     def room(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
+from mirrorfs.journal.record import Mount, ObjectId, Place, Record, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import NEVER_NS, WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
 from replicator.stores.base import StoreError
@@ -243,6 +243,13 @@ class HeldSteps:
             if earlier and isinstance(before, PlaceItem | ObjectItem):
                 found.append(before)
         return found
+
+    def fed(self, record: Record) -> None:
+        """A record was read: a mount ends all writers, no other record will tell of them."""
+        if isinstance(record.body, Mount):
+            for step in self._steps.values():
+                if step.writer and step.sequence < record.sequence:
+                    step.writer, step.due_ns = False, 0
 
     def failed(self, item: Item) -> bool:
         """Whether it was tried before and failed."""

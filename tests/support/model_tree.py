@@ -19,6 +19,7 @@ from mirrorfs.journal.record import (
     Body,
     Change,
     Kind,
+    Mount,
     ObjectId,
     Place,
     Reconcile,
@@ -234,10 +235,14 @@ class ModelTree:
         self._log(Kind.RECONCILE, Reconcile(thing.id, whole=whole, path=path, reason="test"))
 
     def restart(self) -> None:
-        """A new incarnation of the writer."""
+        """A new incarnation of the writer: what jobs had open with the last one is closed."""
         self.ended.append(Incarnation(self.tag, self.first, self.head))
         self.tag = Tag(self.tag + 1)
         self.first = SequenceNumber(self.head + 1)
+        for thing in self.things.values():
+            self.end_write(thing)
+            thing.dirty = False
+        self._log(Kind.MOUNT, Mount("host", 1, "0", b"/mnt", clean=False))
 
     # changes -----------------------------------------------------------------------------------
 

@@ -27,9 +27,12 @@ class RefusedError(Exception):
 
 @pytest.fixture
 def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
-    """Log and pid file; no child is left."""
+    """Log and pid file; no child is left. Children wait for SIGTERM, and it may come before: all
+    threads they begin with must block it (the XRootD client makes its own anew in each child)."""
     made = Surroundings(str(tmp_path / "log"), str(tmp_path / "pid"))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     yield made
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with contextlib.suppress(ValueError, FileNotFoundError, ProcessLookupError):
         pid = pid_in(made)
         os.kill(pid, signal.SIGKILL)
@@ -54,7 +57,6 @@ def end(pid: int) -> int:
 
 def wait_for_sigterm(ready: Ready) -> int:
     """Work until SIGTERM."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     ready()
     logging.getLogger("test").info("at work")
     signal.sigwait([signal.SIGTERM])

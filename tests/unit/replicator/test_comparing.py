@@ -260,6 +260,27 @@ def test_a_file_that_is_written_is_left_to_its_record(mirror: Mirror) -> None:
     assert_equal(mirror, 0)
 
 
+@pytest.mark.parametrize("compared", [True, False])
+def test_what_was_open_when_the_writer_died_is_not_waited_for(
+    mirror: Mirror, compared: bool
+) -> None:
+    """Its job has lost it with the mount: no record will tell."""
+    tree, root = mirror.tree, mirror.tree.root_thing
+    mirror.lose_tail(tree.head)
+    busy = tree.create(root, b"busy")
+    tree.write(busy)
+    mirror.feed(ALL)
+    assert mirror.engine.work(ALL)
+    assert [step.waiting for step in mirror.engine.held] == [True]
+    mirror.engine.save()
+    tree.restart()
+    if compared:
+        tree.reconcile(root, whole=False)
+    settle(mirror)
+    assert mirror.engine.held == []
+    assert_equal(mirror, 0)
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
 def test_what_moves_from_where_it_has_not_looked_to_where_it_has_is_compared(
     mirror: Mirror, killed: bool
