@@ -114,9 +114,10 @@ class Engine:
         self._comparisons.restore(state.comparing)
         self._turns.owe(self._comparisons.owed(), begun=False)
         if self._world.anew or (state.initial and not self._comparisons.initial):
-            whole = ReconcileItem(self._root, True, (SequenceNumber(state.working), 0), b"")
             # what is not wanted any more goes: the source still has it
-            self._begin([whole], initial=state.initial, keep=not self._world.anew)
+            position, keep = (SequenceNumber(state.working), 0), not self._world.anew
+            whole = ReconcileItem(self._root, True, position, b"", keep)
+            self._begin([whole], initial=state.initial)
         if state.escaping and not self._comparisons:
             self._escape.end()
 
@@ -260,11 +261,10 @@ class Engine:
             raise self._deletions.refuse()
         self._unsaved = True
         comparisons = self._comparisons
-        keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
         position = (SequenceNumber(max(1, self.plan.working())), 0)
         try:
             self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=keep)
+            done = comparisons.advance(self._gap(), position, keep=self._keeps)
         except (StoreError, SourceError) as error:
             if not comparisons.tries or again(error, comparisons.tries):
                 raise
@@ -365,19 +365,18 @@ class Engine:
         for each in items:
             self.plan.done(each)
 
-    def _begin(self, items: list[ReconcileItem], *, initial: bool, keep: bool = True) -> None:
-        position = items[-1].position[0]
-        self._comparisons.begin(
-            items,
-            (self.plan.known_tag, position),
-            initial=initial,
-            adopt=initial and self.state.adopt,
-            keep=keep,
-        )
+    def _begin(self, items: list[ReconcileItem], *, initial: bool) -> None:
+        gap, adopt = (self.plan.known_tag, items[-1].position[0]), initial and self.state.adopt
+        self._comparisons.begin(items, gap, initial=initial, adopt=adopt)
 
     def _gap(self) -> tuple[Tag, SequenceNumber]:
         """A gap no copy the site has is newer than."""
         return self.plan.known_tag, SequenceNumber(self.plan.known + 1)
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether something may have gone from the source that no record tells of."""
+        return self.plan.reconciles > 0 or self._held.keeps or self._escape.keep
 
     @property
     def _unsure(self) -> bool:
@@ -396,7 +395,7 @@ class Engine:
 
     def _usual_mode(self) -> Mode:
         if self.plan.reconciles or self._held.reconciles:
-            return Mode(gap=self._gap(), keep=True)
+            return Mode(gap=self._gap(), keep=self._keeps)
         if self._escape.open:
             return Mode(gap=self._escape.gap, keep=self._escape.keep)
         return NORMAL

@@ -68,6 +68,7 @@ class HeldSteps:
         self._random = random
         self._steps: dict[Key, HeldStep] = {}
         self._reconciles: set[Key] = set()
+        self._keeping: set[Key] = set()
         self._unexplained: set[Key] = set()
         self._deletions: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
@@ -133,6 +134,8 @@ class HeldSteps:
             occupant=subject.occupant or b"",
             whole=isinstance(item, ReconcileItem)
             and (item.whole or (before is not None and before.whole)),
+            keep=isinstance(item, ReconcileItem)
+            and (item.keep or (before is not None and before.keep)),
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
             unsure=unsure or (before is not None and before.unsure),
@@ -157,6 +160,8 @@ class HeldSteps:
         self._steps[step.key] = step
         if step.kind == "reconcile" and not step.later:
             self._reconciles.add(step.key)
+            if step.keep:
+                self._keeping.add(step.key)
         if step.deletion:
             self._deletions.add(step.key)
         else:
@@ -170,6 +175,7 @@ class HeldSteps:
         step = self._steps.pop(key, None)
         if step is not None:
             self._reconciles.discard(key)
+            self._keeping.discard(key)
             self._unexplained.discard(key)
             self._deletions.discard(key)
             self._forget_subject(step)
@@ -287,6 +293,11 @@ class HeldSteps:
         return bool(self._reconciles)
 
     @property
+    def keeps(self) -> bool:
+        """Whether what has gone from such a directory goes to `kept`."""
+        return bool(self._keeping)
+
+    @property
     def unexplained(self) -> bool:
         """Whether one has failed, or has waited for a record in vain: others may depend on it."""
         return bool(self._unexplained)
@@ -327,4 +338,4 @@ def _item(step: HeldStep) -> Item:
         return PlaceItem(place, position, step.path)
     if step.kind == "object":
         return ObjectItem(ObjectId(step.object), position, step.path)
-    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path)
+    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path, step.keep)

@@ -307,7 +307,8 @@ class Reconciler:
                 child = self._directory_at(source, name)
                 if child is None:
                     raise
-                done.failed.append((ReconcileItem(child, True, comparison.position), error))
+                below = ReconcileItem(child, True, comparison.position, keep=comparison.keep)
+                done.failed.append((below, error))
                 return None
         return self._directory_at(source, name)
 
