@@ -82,7 +82,9 @@ class Holding:
                 except (DeferredError, SourceChangedError):
                     if waits(item, directory):
                         return True
-                except (StoreError, SourceError):
+                except (StoreError, SourceError) as error:
+                    if isinstance(error, StoreError) and error.no_space:
+                        raise
                     continue  # it is tried again in its time
         return False
 

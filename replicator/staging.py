@@ -358,6 +358,7 @@ class Staging:
                 return copying.staged
             self._bench.store.discard(copying.staged)
         if copying.error is not None and not isinstance(copying.error, SourceChangedError):
+            self._tries.pop(self.owner[0], None)  # it does not change too often
             raise copying.error
         return None
 

@@ -154,7 +154,7 @@ def test_status_and_the_control_socket(mounting: Mounting) -> None:
         *("host", "version", "head", "durable_head", "nodes", "open_files", "started"),
         *("degraded_since", "marks", "everything", "journal_full", "room_bytes", "room_seconds"),
         *("guard_directories", "kept", "supervisor", "restarts", "restarted", "restart_reason"),
-        *("restart", "holders"),
+        *("restart", "holders", "write_through", "write_through_directories", "through"),
     }
     text = run("status", mounted.mountpoint).stdout
     assert "guard       on; 0 directories were changed behind the mount" in text
