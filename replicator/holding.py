@@ -79,8 +79,10 @@ class Holding:
                 try:
                     do(before)
                     self._held.done(before)
-                except (DeferredError, SourceChangedError):
-                    if waits(item, directory):
+                except (DeferredError, SourceChangedError) as error:
+                    # a record that was lost will not come: the comparison that is to come tells
+                    lost = isinstance(error, DeferredError) and self._bench.plan.reconciles > 0
+                    if not lost and waits(item, directory):
                         return True
                 except (StoreError, SourceError) as error:
                     if isinstance(error, StoreError) and error.no_space:

@@ -199,3 +199,23 @@ def test_what_is_held_comes_at_its_next_record_not_before() -> None:
             mirror.workers.wait()
     mirror.drain()
     assert_equal(mirror, 0)
+
+
+def test_a_record_that_was_lost_is_not_waited_for() -> None:
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    settled(tree, root, b"data")
+    mirror.drain()
+    began = mirror.now
+    settled(tree, root, b"data.tmp")
+    tree.rename(root, b"data.tmp", root, b"data")
+    settled(tree, root, b"flag")
+    keep = tree.head
+    settled(tree, root, b"data.tmp")
+    tree.rename(root, b"data.tmp", root, b"data")
+    mirror.lose_tail(keep)
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    mirror.engine.save()
+    assert mirror.now == began
+    assert_equal(mirror, 0)
