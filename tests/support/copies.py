@@ -1,15 +1,22 @@
-"""A source file, and a site of a directory store that copies it; extents are small."""
+"""A source file, and a site of a directory store that copies it; extents are small.
+
+Import `bench` (a fixture) into the module of tests.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from mirrorfs.journal.record import ObjectId, Tag
+from replicator import copying
 from replicator.stores.base import SiteEntry, Version
 from replicator.stores.directory import DirectoryStore
+from tests.support import mounting
 from tests.support.sites import VOLUME, attributes, mark
 
 EXTENT = 16 << 10
@@ -109,3 +116,14 @@ class Bench:
         self.store.close()
         for each in self.contents:
             each.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """On a disk that cannot share blocks, whatever the machine's own can do."""
+    monkeypatch.setattr(copying, "SMALL_BYTES", 0)
+    with mounting.ext4(tmp_path / "disk", 64 << 20) as disk:
+        made = Bench(disk)
+        made.source.write_bytes(os.urandom(SIZE))
+        yield made
+        made.close()

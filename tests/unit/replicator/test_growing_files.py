@@ -14,24 +14,15 @@ import pytest
 from replicator import copying
 from replicator.stores.base import Mark, MarkFlag, StoreError
 from tests.support import mounting
-from tests.support.copies import EXTENT, FILE, SIZE, Bench
+from tests.support.copies import EXTENT, FILE, SIZE, Bench, bench
 from tests.support.dying import KilledError, killed_at, moments
 from tests.support.sites import attributes, mark
+
+__all__ = ["bench"]
 
 pytestmark = pytest.mark.fuse  # root, for owners and marks
 
 CAPABILITIES = bytes.fromhex("01000002 00040000 00000000 00000000 00000000")
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """On a disk that cannot share blocks, whatever the machine's own can do."""
-    monkeypatch.setattr(copying, "SMALL_BYTES", 0)
-    with mounting.ext4(tmp_path / "disk", 64 << 20) as disk:
-        made = Bench(disk)
-        made.source.write_bytes(os.urandom(SIZE))
-        yield made
-        made.close()
 
 
 @pytest.fixture

@@ -7,55 +7,22 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mirrorfs.journal.reader import NoJournalError
-from mirrorfs.journal.record import Checkpoint, Kind
 from mirrorfs.journal.site_files import cursor_path, write_cursor
 from mirrorfs.journal.writer import JournalWriter
-from replicator.config import RunSettings, SiteSettings
+from replicator.config import RunSettings
 from replicator.cursor import cursor_of
 from replicator.status import StatusReader
 from replicator.status_report import SiteStatus, VolumeReport, encode_status
-from replicator.status_text import render
-from tests.support.reports import SECOND_NS, held, journal_at, put_report, report_of, state_of
+from tests.support.reports import SECOND_NS, held, put_report, report_of, state_of
+from tests.support.screens import SITE, append, journal, status, text, writer
 
-SITE = SiteSettings("backup", "file:///mnt/backup/data", "/mnt/backup/data")
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def writer(journal: Path) -> Iterator[JournalWriter]:
-    made = journal_at(journal)
-    append(made, 10)
-    yield made
-    made.close()
-
-
-def append(writer: JournalWriter, count: int) -> None:
-    for number in range(count):
-        writer.append(Kind.CHECKPOINT, Checkpoint(str(number)))
-
-
-def status(journal: Path, *sites: SiteSettings) -> VolumeReport:
-    with StatusReader(RunSettings(str(journal), sites)) as reader:
-        return reader.read()
-
-
-def text(report: VolumeReport, width: int = 80) -> str:
-    console = Console(width=width, highlight=False, markup=False, color_system=None)
-    with console.capture() as captured:
-        console.print(render(report))
-    return captured.get()
+__all__ = ["journal", "writer"]
 
 
 def said(report: VolumeReport) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,51 +14,19 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from rich.console import Console
 
-from mirrorfs.journal.record import Checkpoint, Kind
 from mirrorfs.journal.writer import JournalWriter
-from replicator.config import RunSettings, SiteSettings, Thresholds
+from replicator.config import RunSettings, Thresholds
 from replicator.orders import pause
 from replicator.site_state import SkippedStep
 from replicator.status import StatusReader
-from replicator.status_report import VolumeReport, encode_status, status_schema
-from replicator.status_text import nagios, render
+from replicator.status_report import encode_status, status_schema
+from replicator.status_text import nagios
 from replicator.work import Doing, WorkReport
-from tests.support.reports import SECOND_NS, held, journal_at, put_report, state_of
+from tests.support.reports import SECOND_NS, held, put_report, state_of
+from tests.support.screens import SITE, journal, status, text, writer
 
-SITE = SiteSettings("backup", "file:///mnt/backup/data", "/mnt/backup/data")
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def writer(journal: Path) -> Iterator[JournalWriter]:
-    made = journal_at(journal)
-    append(made, 10)
-    yield made
-    made.close()
-
-
-def append(writer: JournalWriter, count: int) -> None:
-    for number in range(count):
-        writer.append(Kind.CHECKPOINT, Checkpoint(str(number)))
-
-
-def status(journal: Path, *sites: SiteSettings) -> VolumeReport:
-    with StatusReader(RunSettings(str(journal), sites)) as reader:
-        return reader.read()
-
-
-def text(report: VolumeReport, width: int = 80) -> str:
-    console = Console(width=width, highlight=False, markup=False, color_system=None)
-    with console.capture() as captured:
-        console.print(render(report))
-    return captured.get()
-
+__all__ = ["journal", "writer"]
 
 DOING = (
     Doing(path="/big", since_ns=0, seconds=100.0, size=3_000_000_000, copied=1_230_000_000),
