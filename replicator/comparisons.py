@@ -17,6 +17,7 @@ from replicator.reconcile import Reconciled, Reconciler
 from replicator.site_state import ComparisonState
 from replicator.step import Step
 from replicator.stores.base import StoreError
+from replicator.surroundings import again
 from replicator.view import SourceError
 
 
@@ -119,30 +120,34 @@ class Comparisons:
         self._under_way.append(made)
 
     def advance(
-        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
-    ) -> Reconciled:
-        """Do the next part. The rest is about what is in doubt now.
+        self, gap: tuple[Tag, SequenceNumber], position: Position, done: Reconciled, *, keep: bool
+    ) -> None:
+        """Do the next part; `done` tells what came of it, whatever ends it. The rest is about what
+        is in doubt now.
 
         Raises StoreError and SourceError where going on is of no use now: the same part is to be
-        tried again, or to be given up.
+        tried again. When it was tried often enough, what failed is passed over.
         """
-        done = Reconciled()
         over = self._over
         for each in over:
             self._end(each)
         if over or self._take_doubt(gap, position, keep=keep):
-            return done
+            return
         at_work = self._at_work
         assert at_work is not None, "it is ready"
         try:
             more = self._reconciler.advance(at_work, done)
-        except (StoreError, SourceError):
+        except (StoreError, SourceError) as error:
             at_work.tries += 1
-            raise
+            if again(error, at_work.tries):
+                raise
+            if at_work.creating:
+                done.failed.append((at_work.subject(), error))
+            at_work.give_up()
+            more = True
         at_work.tries = 0
         at_work.ended = not more
         self._end(at_work)
-        return done
 
     def _end(self, comparison: Comparison) -> None:
         """It may have come to its end."""
@@ -168,20 +173,6 @@ class Comparisons:
         self.begin([ReconcileItem(identity, True, position, keep=keep)], gap, doubt=True)
         return True
 
-    @property
-    def tries(self) -> int:
-        """How often the next part has failed."""
-        return 0 if self._at_work is None else self._at_work.tries
-
-    def give_up(self) -> Item | None:
-        """Pass over what `advance` failed at; what is to be held for it."""
-        at_work = self._at_work
-        assert at_work is not None, "it has failed"
-        item = at_work.subject() if at_work.creating else None
-        at_work.give_up()
-        at_work.tries = 0
-        return item
-
     # bytes that are on their way ---------------------------------------------------------------
 
     def _owner(self, item: Item) -> Comparison | None:
@@ -191,13 +182,12 @@ class Comparisons:
         """Whether it is owed."""
         return self._owner(item) is not None
 
-    def pay(self, item: PlaceItem | ObjectItem) -> Reconciled:
+    def pay(self, item: PlaceItem | ObjectItem, done: Reconciled) -> None:
         """Do what is owed. Raises CopyingError if its bytes are not there, StoreError and
         SourceError."""
-        done, owner = Reconciled(), self._owner(item)
+        owner = self._owner(item)
         assert owner is not None, "it is owed"
         self._reconciler.pay(item, owner, done)
-        return done
 
     def settled(self, item: Item) -> None:
         """If it was owed, it was done, or is held."""
@@ -208,13 +198,11 @@ class Comparisons:
 
     # records -----------------------------------------------------------------------------------
 
-    def precede(self, item: PlaceItem | ObjectItem, mode: Mode) -> Reconciled:
+    def precede(self, item: PlaceItem | ObjectItem, mode: Mode, done: Reconciled) -> None:
         """See Reconciler: a step is about to be done because of a record."""
-        done = Reconciled()
         if self._under_way:
             for directory in self.directories(item):
                 self._reconciler.precede(directory, self._under_way, mode, done)
-        return done
 
     def directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
         """Those in which that step does something, as far as records tell."""

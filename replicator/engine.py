@@ -11,7 +11,7 @@ import contextlib
 import logging
 import stat
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Reconcile, Record, SequenceNumber, Tag
 from replicator.commit_order import CommitOrder
@@ -260,27 +260,23 @@ class Engine:
         if self._deletions.too_many:
             raise self._deletions.refuse()
         self._unsaved = True
-        comparisons = self._comparisons
+        self.step.bench.map.limbo.tidy()
         position = (SequenceNumber(max(1, self.plan.working())), 0)
-        try:
-            self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=self._keeps)
-        except (StoreError, SourceError) as error:
-            if not comparisons.tries or again(error, comparisons.tries):
-                raise
-            given_up = comparisons.give_up()
-            if given_up is not None:
-                self._holding.hold_failed([(given_up, error)])
-            return
-        self._compared(done)
+        with self._comparing() as done:
+            self._comparisons.advance(self._gap(), position, done, keep=self._keeps)
 
-    def _compared(self, done: Reconciled) -> None:
-        """Something was compared."""
-        for root in done.made:
-            self._held.done(root)
-        self._holding.hold_failed(done.failed)
-        self._turns.owe(done.owed)
-        self._look_whether_initial()
+    @contextlib.contextmanager
+    def _comparing(self) -> Iterator[Reconciled]:
+        """What came of names that were compared counts, though another one ended it."""
+        done = Reconciled()
+        try:
+            yield done
+        finally:
+            for root in done.made:
+                self._held.done(root)
+            self._holding.hold_failed(done.failed)
+            self._turns.owe(done.owed)
+            self._look_whether_initial()
 
     def _look_whether_initial(self) -> None:
         if self.state.initial and not self._comparisons.initial:
@@ -332,9 +328,11 @@ class Engine:
         staging, position, mode = self.step.staging, item.position, self._mode(item)
         if self._comparisons.owes(item):
             staging.owner = (item, 0)
-            self._compared(self._comparisons.pay(item))
+            with self._comparing() as done:
+                self._comparisons.pay(item, done)
             return True
-        self._compared(self._comparisons.precede(item, mode))
+        with self._comparing() as done:
+            self._comparisons.precede(item, mode, done)
         if not self._turns.has(item):
             return False
         staging.owner = (item, item.time_ns)

@@ -155,9 +155,9 @@ def test_lags_of_files_and_who_made_them(mounted: Mounted, replicating: Replicat
     (mounted.mountpoint / "late").write_text("x")
     done = ask(replication, "lag", "--json", "--exclude", "/tmp/*", "--over", "0", "--slice", "day")
     (total,) = json.loads(done.stdout)["total"]
-    assert total["expected"] == 54
+    assert total["expected"] in (54, 55)  # "gone" may have arrived before it went
     assert (total["missing"], total["missing_paths"]) == (1, ["/late"])
-    assert total["arrived"] + total["untimed"] == 53
+    assert total["arrived"] + total["untimed"] == total["expected"] - 1
     assert total["arrived"] >= 52
     assert total["min"] > 0
     assert total["over"]["0"] >= total["arrived"]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import AbstractContextManager, suppress
 from random import Random
+from typing import cast
 
 import pytest
 
+from replicator.stores.base import StoreError
+from replicator.surroundings import TroubleError
+from replicator.view import SourceError
 from tests.support.comparing import (
     ALL,
     DIRECTORY,
@@ -18,8 +24,10 @@ from tests.support.comparing import (
     site_names,
     unrecorded,
 )
+from tests.support.failing_store import FailingStore
 from tests.support.mirror import Mirror, assert_equal
-from tests.support.stand_ins import StrangeError
+from tests.support.model_tree import ModelContent, ModelObject, Thing
+from tests.support.stand_ins import StrangeError, WatchedStore
 
 __all__ = ["mirror"]
 
@@ -334,3 +342,43 @@ def test_what_moves_from_where_it_has_not_looked_to_where_it_has_is_compared(
         mirror.crash()
     settle(mirror)
     assert_equal(mirror, 0)
+
+
+@pytest.mark.parametrize("inline_bytes", [-1, 1 << 20], ids=["by workers", "on the spot"])
+def test_what_came_of_one_name_is_not_forgotten_when_the_next_fails(
+    inline_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment, at whatever call: bytes that were on their way, what failed for good."""
+    readable, bad = ModelObject.content, set[Thing]()
+
+    def content(found: ModelObject) -> AbstractContextManager[ModelContent]:
+        if found.thing in bad:
+            raise SourceError("it cannot be read", errno.EACCES, transient=False)
+        return readable(found)
+
+    monkeypatch.setattr(ModelObject, "content", content)
+    call = calls = 1
+    while call <= calls:
+        mirror = Mirror(Random(1), inline_bytes=inline_bytes)
+        mirror.names_max = 4
+        grow(mirror.tree, mirror.tree.root_thing, depth=0)
+        store = FailingStore(mirror.store)
+        mirror.store = cast(WatchedStore, store)
+        mirror.start_anew()
+        store.fail_at, store.errno = call, errno.ENOMEM
+        bad.add(mirror.tree.root_thing.names[b"d1"].names[b"a"])
+        for _ in range(20):
+            mirror.feed(ALL)
+            with suppress(TroubleError, StoreError):
+                mirror.engine.work(ALL)
+                mirror.engine.save()
+            if mirror.workers.busy:
+                mirror.workers.wait()
+        assert not mirror.engine.state.comparing, f"call {call}"
+        assert [step.name for step in mirror.engine.held] == [b"a"], f"call {call}"
+        bad.clear()
+        store.heal()
+        mirror.drain()
+        assert_equal(mirror, call)
+        call, calls = call + 1, store.count
+    assert calls > 50
