@@ -101,11 +101,11 @@ class Comparison:
         doubt: bool = False,
         initial: bool = False,
         adopt: bool = False,
-        keep: bool = True,
         began: int = 0,
     ) -> None:
         self.items = list(items)
-        self.doubt, self.initial, self.adopt, self.keep = doubt, initial, adopt, keep
+        self.doubt, self.initial, self.adopt = doubt, initial, adopt
+        self.keep = any(item.keep for item in items)
         self.began = began
         self.creating = adopt  # what is to be adopted is not swept
         self.at = self.tries = 0
@@ -115,7 +115,10 @@ class Comparison:
     def restored(cls, state: ComparisonState, began: int) -> Comparison:
         """The one saved so, to go on."""
         items = [
-            ReconcileItem(ObjectId(r.directory), r.whole, (SequenceNumber(r.sequence), 0), r.path)
+            ReconcileItem(
+                *(ObjectId(r.directory), r.whole, (SequenceNumber(r.sequence), 0), r.path),
+                keep=state.keep,
+            )
             for r in state.roots
         ]
         made = cls(
@@ -123,7 +126,6 @@ class Comparison:
             doubt=state.doubt,
             initial=state.initial,
             adopt=state.adopt,
-            keep=state.keep,
             began=began,
         )
         made.creating, made.at = state.creating, state.at
@@ -192,7 +194,7 @@ class Comparison:
         here, item = self.here(), self.item
         if here is None or self.at_root:
             return item
-        return ReconcileItem(here.directory, item.whole, item.position)
+        return ReconcileItem(here.directory, item.whole, item.position, keep=item.keep)
 
     def subject(self) -> ReconcileItem | PlaceItem:
         """What is being worked on: a place in a directory, or the directory."""

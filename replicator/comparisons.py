@@ -81,21 +81,10 @@ class Comparisons:
         initial: bool = False,
         adopt: bool = False,
         doubt: bool = False,
-        keep: bool = True,
     ) -> None:
-        """Compare those directories. One that compares the same begins anew with it.
-
-        `keep`: what has gone from the source goes to `kept`.
-        """
-        began = self._escape.begin(gap, keep=keep and not initial)
-        made = Comparison(
-            items,
-            doubt=doubt,
-            initial=initial,
-            adopt=adopt,
-            keep=keep,
-            began=began,
-        )
+        """Compare those directories. One that compares the same begins anew with it."""
+        made = Comparison(items, doubt=doubt, initial=initial, adopt=adopt)
+        made.began = self._escape.begin(gap, keep=made.keep and not initial)
         if not doubt:
             self._under_way = [
                 each for each in self._under_way if each.doubt or each.roots != made.roots
@@ -141,7 +130,7 @@ class Comparisons:
         if since is not None and self._escape.seen.since(identity, since):
             self._doubt.settled(identity)
             return True
-        self.begin([ReconcileItem(identity, True, position)], gap, doubt=True, keep=keep)
+        self.begin([ReconcileItem(identity, True, position, keep=keep)], gap, doubt=True)
         return True
 
     @property

@@ -239,11 +239,10 @@ class Engine:
         """The next part of a comparison."""
         self._unsaved = True
         comparisons = self._comparisons
-        keep = self.plan.reconciles > 0 or self._held.reconciles or self._escape.keep
         position = (SequenceNumber(max(1, self.plan.working())), 0)
         try:
             self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=keep)
+            done = comparisons.advance(self._gap(), position, keep=self._keeps)
         except (StoreError, SourceError) as error:
             if not comparisons.tries or _again(error, comparisons.tries):
                 raise
@@ -297,17 +296,17 @@ class Engine:
             self.plan.done(each)
 
     def _begin(self, items: list[ReconcileItem], *, initial: bool) -> None:
-        position = items[-1].position[0]
-        self._comparisons.begin(
-            items,
-            (self.plan.known_tag, position),
-            initial=initial,
-            adopt=initial and self.state.adopt,
-        )
+        gap, adopt = (self.plan.known_tag, items[-1].position[0]), initial and self.state.adopt
+        self._comparisons.begin(items, gap, initial=initial, adopt=adopt)
 
     def _gap(self) -> tuple[Tag, SequenceNumber]:
         """A gap no copy the site has is newer than."""
         return self.plan.known_tag, SequenceNumber(self.plan.known + 1)
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether something may have gone from the source that no record tells of."""
+        return self.plan.reconciles > 0 or self._held.keeps or self._escape.keep
 
     @property
     def _unsure(self) -> bool:
@@ -318,7 +317,7 @@ class Engine:
         if self._held.failed(item):
             return Mode(trust=False, wait=False, exact=True)
         if self.plan.reconciles or self._held.reconciles:
-            return Mode(gap=self._gap(), keep=True)
+            return Mode(gap=self._gap(), keep=self._keeps)
         if self._escape.open:
             return Mode(gap=self._escape.gap, keep=self._escape.keep)
         return NORMAL

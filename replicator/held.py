@@ -49,6 +49,7 @@ class HeldSteps:
         self._random = random
         self._steps: dict[Key, HeldStep] = {}
         self._reconciles: set[Key] = set()
+        self._keeping: set[Key] = set()
         self._about: dict[bytes, dict[Key, None]] = {}
         for step in steps:
             self._put(step)
@@ -85,6 +86,8 @@ class HeldSteps:
             occupant=subject.occupant or b"",
             whole=isinstance(item, ReconcileItem)
             and (item.whole or (before is not None and before.whole)),
+            keep=isinstance(item, ReconcileItem)
+            and (item.keep or (before is not None and before.keep)),
             path=item.path if item.path is not None else name or None,
             sequence=min(item.position[0], before.sequence if before else item.position[0]),
             unsure=unsure or (before is not None and before.unsure),
@@ -104,6 +107,8 @@ class HeldSteps:
         self._steps[step.key] = step
         if step.kind == "reconcile":
             self._reconciles.add(step.key)
+            if step.keep:
+                self._keeping.add(step.key)
         for each in {step.object, step.occupant} - {b""}:
             self._about.setdefault(each, {})[step.key] = None
 
@@ -111,6 +116,7 @@ class HeldSteps:
         step = self._steps.pop(key, None)
         if step is not None:
             self._reconciles.discard(key)
+            self._keeping.discard(key)
             self._forget_subject(step)
 
     def _forget_subject(self, step: HeldStep) -> None:
@@ -165,6 +171,11 @@ class HeldSteps:
         """Whether some directory is still to be compared."""
         return bool(self._reconciles)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what has gone from such a directory goes to `kept`."""
+        return bool(self._keeping)
+
     def places(self, identity: ObjectId) -> Iterator[Place]:
         """Places of that object at source or site, as far as held steps know."""
         for key in self._about.get(identity, ()):
@@ -201,4 +212,4 @@ def _item(step: HeldStep) -> Item:
         return PlaceItem(place, position, step.path)
     if step.kind == "object":
         return ObjectItem(ObjectId(step.object), position, step.path)
-    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path)
+    return ReconcileItem(ObjectId(step.directory), step.whole, position, step.path, step.keep)

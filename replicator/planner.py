@@ -62,12 +62,17 @@ class ObjectItem:
 
 @dataclass(slots=True, eq=False)
 class ReconcileItem:
-    """Compare a directory with the site."""
+    """Compare a directory with the site.
+
+    Attributes:
+        keep: what has gone from the source goes to `kept`: no record may have told that it would.
+    """
 
     directory: ObjectId
     whole: bool
     position: Position
     path: bytes | None = None
+    keep: bool = True
 
 
 Item: TypeAlias = PlaceItem | ObjectItem | ReconcileItem

@@ -290,7 +290,7 @@ class Reconciler:
                 child = self._directory_at(source, name)
                 if child is None:
                     raise
-                done.failed.append((ReconcileItem(child, True, position), error))
+                done.failed.append((ReconcileItem(child, True, position, keep=mode.keep), error))
                 return None
         return self._directory_at(source, name)
 

@@ -64,6 +64,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
         kind: "place" (directory, name), "object" (object) or "reconcile" (directory, whole). What
             else is filled in is what was known: the object at a place, a place of an object.
         occupant: what the site has at the place.
+        keep: of a "reconcile": what has gone from the source goes to `kept`.
         unsure: records may not tell all that has changed there: it was to be compared.
         sequence: of its first record; the clean cursor stays below it.
         waiting: it has not failed: its object is open for writing (`writer`), or a record is still
@@ -77,6 +78,7 @@ class HeldStep(msgspec.Struct, kw_only=True):
     object: bytes = b""
     occupant: bytes = b""
     whole: bool = False
+    keep: bool = True
     unsure: bool = False
     path: bytes | None = None
     sequence: int

@@ -259,6 +259,35 @@ def test_a_file_that_is_written_is_left_to_its_record(mirror: Mirror) -> None:
     assert_equal(mirror, 0)
 
 
+def test_what_is_removed_while_a_doubt_is_settled_is_not_kept(mirror: Mirror) -> None:
+    """A doubt is about where directories stand at the site: records tell what goes."""
+    tree, root = mirror.tree, mirror.tree.root_thing
+    grow(tree, root, depth=1)
+    settle(mirror)
+    mirror.now += 100_000_000_000
+    settle(mirror)
+    here = root.names[b"d0"]
+    tree.unlink(here, b"a")
+    mirror.feed(1)
+    tree.create(here, b"ahead", DIRECTORY)
+    mirror.engine.step.bench.doubt.add(here.id)
+    held: list[str] = []
+    while mirror.engine.work(1):
+        held += (step.kind for step in mirror.engine.held)
+    for number in range(40):  # comparisons get their turn meanwhile
+        save_file(tree, root.names[b"d2"], b"%d" % number)
+    tree.unlink(here, b"z")
+    mirror.feed(ALL)
+    tree.create(here, b"more", DIRECTORY)
+    mirror.engine.step.bench.doubt.add(root.names[b"d1"].id)
+    while mirror.engine.work(1):
+        pass
+    assert "reconcile" in held
+    settle(mirror)
+    assert_equal(mirror, 0)
+    assert mirror.engine.counters.kept == 0
+
+
 @pytest.mark.parametrize("compared", [True, False])
 def test_what_was_open_when_the_writer_died_is_not_waited_for(
     mirror: Mirror, compared: bool
