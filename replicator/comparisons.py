@@ -92,16 +92,16 @@ class Comparisons:
         self._under_way.append(made)
 
     def advance(
-        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
-    ) -> Reconciled:
-        """Do the next part. The rest is about what is in doubt now.
+        self, gap: tuple[Tag, SequenceNumber], position: Position, done: Reconciled, *, keep: bool
+    ) -> None:
+        """Do the next part; `done` tells what came of it, whatever ends it. The rest is about what
+        is in doubt now.
 
         Raises StoreError and SourceError where going on is of no use now: the same part is to be
         tried again, or to be given up.
         """
-        done = Reconciled()
         if self._take_doubt(gap, position, keep=keep):
-            return done
+            return
         at_work = self._under_way[-1]
         try:
             more = self._reconciler.advance(at_work, done)
@@ -115,7 +115,6 @@ class Comparisons:
             self._under_way.remove(at_work)
         if not self:
             self._escape.end()
-        return done
 
     def _take_doubt(
         self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
@@ -146,13 +145,11 @@ class Comparisons:
         at_work.tries = 0
         return item
 
-    def precede(self, item: PlaceItem | ObjectItem, mode: Mode) -> Reconciled:
+    def precede(self, item: PlaceItem | ObjectItem, mode: Mode, done: Reconciled) -> None:
         """See Reconciler: a step is about to be done because of a record."""
-        done = Reconciled()
         if self._under_way:
             for directory in self._directories(item):
                 self._reconciler.precede(directory, self._under_way, mode, done)
-        return done
 
     def _directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
         if isinstance(item, PlaceItem):

@@ -242,19 +242,27 @@ class Engine:
         position = (SequenceNumber(max(1, self.plan.working())), 0)
         try:
             self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=self._keeps)
+            with self._comparing() as done:
+                comparisons.advance(self._gap(), position, done, keep=self._keeps)
         except (StoreError, SourceError) as error:
             if not comparisons.tries or _again(error, comparisons.tries):
                 raise
             given_up = comparisons.give_up()
             if given_up is not None:
                 self._hold_failed(Reconciled([(given_up, error)]))
-            return
-        for root in done.made:
-            self._held.done(root)
-        self._hold_failed(done)
-        if self.state.initial and not comparisons.initial:
-            self.state.initial = self.state.adopt = False
+
+    @contextlib.contextmanager
+    def _comparing(self) -> Iterator[Reconciled]:
+        """What came of names that were compared counts, though another one ended it."""
+        done = Reconciled()
+        try:
+            yield done
+        finally:
+            for root in done.made:
+                self._held.done(root)
+            self._hold_failed(done)
+            if self.state.initial and not self._comparisons.initial:
+                self.state.initial = self.state.adopt = False
 
     def _apply(self, item: Item) -> None:
         position = item.position
@@ -279,7 +287,8 @@ class Engine:
             self._reconcile(item)
             return
         mode = self._mode(item)
-        self._hold_failed(self._comparisons.precede(item, mode))
+        with self._comparing() as done:
+            self._comparisons.precede(item, mode, done)
         if isinstance(item, PlaceItem):
             self.step.place(item.place, mode, item)
         else:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import AbstractContextManager, suppress
 from random import Random
+from typing import cast
 
 import pytest
 
+from replicator.engine import TroubleError
+from replicator.stores.base import StoreError
+from replicator.view import SourceError
 from tests.support.comparing import (
     ALL,
     DIRECTORY,
@@ -18,7 +24,9 @@ from tests.support.comparing import (
     site_names,
     unrecorded,
 )
-from tests.support.mirror import Mirror, assert_equal
+from tests.support.failing_store import FailingStore
+from tests.support.mirror import Mirror, WatchedStore, assert_equal
+from tests.support.model_tree import ModelContent, ModelObject, Thing
 
 __all__ = ["mirror"]
 
@@ -333,3 +341,40 @@ def test_what_moves_from_where_it_has_not_looked_to_where_it_has_is_compared(
         mirror.crash()
     settle(mirror)
     assert_equal(mirror, 0)
+
+
+def test_what_came_of_one_name_is_not_forgotten_when_the_next_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For a moment, at whatever call: there was one that had failed for good."""
+    readable, bad = ModelObject.content, set[Thing]()
+
+    def content(found: ModelObject) -> AbstractContextManager[ModelContent]:
+        if found.thing in bad:
+            raise SourceError("it cannot be read", errno.EACCES, transient=False)
+        return readable(found)
+
+    monkeypatch.setattr(ModelObject, "content", content)
+    call = calls = 1
+    while call <= calls:
+        mirror = Mirror(Random(1))
+        mirror.names_max = 4
+        grow(mirror.tree, mirror.tree.root_thing, depth=0)
+        store = FailingStore(mirror.store)
+        mirror.store = cast(WatchedStore, store)
+        mirror.start_anew()
+        store.fail_at, store.errno = call, errno.ENOMEM
+        bad.add(mirror.tree.root_thing.names[b"d1"].names[b"a"])
+        for _ in range(20):
+            mirror.feed(ALL)
+            with suppress(TroubleError, StoreError):
+                mirror.engine.work(ALL)
+                mirror.engine.save()
+        assert not mirror.engine.state.comparing, f"call {call}"
+        assert [step.name for step in mirror.engine.held] == [b"a"], f"call {call}"
+        bad.clear()
+        store.heal()
+        mirror.drain()
+        assert_equal(mirror, call)
+        call, calls = call + 1, store.count
+    assert calls > 50
