@@ -119,19 +119,18 @@ class Comparisons:
         self._under_way.append(made)
 
     def advance(
-        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
-    ) -> Reconciled:
+        self, done: Reconciled, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
+    ) -> None:
         """Do the next part. The rest is about what is in doubt now.
 
         Raises StoreError and SourceError where going on is of no use now: the same part is to be
         tried again, or to be given up.
         """
-        done = Reconciled()
         over = self._over
         for each in over:
             self._end(each)
         if over or self._take_doubt(gap, position, keep=keep):
-            return done
+            return
         at_work = self._at_work
         assert at_work is not None, "it is ready"
         try:
@@ -142,7 +141,6 @@ class Comparisons:
         at_work.tries = 0
         at_work.ended = not more
         self._end(at_work)
-        return done
 
     def _end(self, comparison: Comparison) -> None:
         """It may have come to its end."""
@@ -191,13 +189,12 @@ class Comparisons:
         """Whether it is owed."""
         return self._owner(item) is not None
 
-    def pay(self, item: PlaceItem | ObjectItem) -> Reconciled:
+    def pay(self, item: PlaceItem | ObjectItem, done: Reconciled) -> None:
         """Do what is owed. Raises CopyingError if its bytes are not there, StoreError and
         SourceError."""
-        done, owner = Reconciled(), self._owner(item)
+        owner = self._owner(item)
         assert owner is not None, "it is owed"
         self._reconciler.pay(item, owner, done)
-        return done
 
     def settled(self, item: Item) -> None:
         """If it was owed, it was done, or is held."""
@@ -208,13 +205,11 @@ class Comparisons:
 
     # records -----------------------------------------------------------------------------------
 
-    def precede(self, item: PlaceItem | ObjectItem, mode: Mode) -> Reconciled:
+    def precede(self, item: PlaceItem | ObjectItem, mode: Mode, done: Reconciled) -> None:
         """See Reconciler: a step is about to be done because of a record."""
-        done = Reconciled()
         if self._under_way:
             for directory in self.directories(item):
                 self._reconciler.precede(directory, self._under_way, mode, done)
-        return done
 
     def directories(self, item: PlaceItem | ObjectItem) -> Iterable[ObjectId]:
         """Those in which that step does something, as far as records tell."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import stat
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mirrorfs.journal.record import Change, ObjectId, Place, Reconcile, Record, SequenceNumber, Tag
 from replicator.commit_order import CommitOrder
@@ -215,8 +215,7 @@ class Engine:
         return self._turns.waiting
 
     def _next(self) -> Item | None:
-        item = self._turns.next()
-        if item is not None:
+        if (item := self._turns.next()) is not None:
             return item
         self._turns.prefetch(self._prefetch)
         return self._due()
@@ -260,27 +259,29 @@ class Engine:
         if self._deletions.too_many:
             raise self._deletions.refuse()
         self._unsaved = True
-        comparisons = self._comparisons
         position = (SequenceNumber(max(1, self.plan.working())), 0)
         try:
-            self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=self._keeps)
+            with self._comparing() as done:
+                self.step.bench.map.limbo.tidy()
+                self._comparisons.advance(done, self._gap(), position, keep=self._keeps)
         except (StoreError, SourceError) as error:
-            if not comparisons.tries or again(error, comparisons.tries):
+            if not self._comparisons.tries or again(error, self._comparisons.tries):
                 raise
-            given_up = comparisons.give_up()
-            if given_up is not None:
+            if (given_up := self._comparisons.give_up()) is not None:
                 self._holding.hold_failed([(given_up, error)])
-            return
-        self._compared(done)
 
-    def _compared(self, done: Reconciled) -> None:
-        """Something was compared."""
-        for root in done.made:
-            self._held.done(root)
-        self._holding.hold_failed(done.failed)
-        self._turns.owe(done.owed)
-        self._look_whether_initial()
+    @contextlib.contextmanager
+    def _comparing(self) -> Iterator[Reconciled]:
+        """What is owed, or failed, inside is noted, even if that ends with an error."""
+        done = Reconciled()
+        try:
+            yield done
+        finally:
+            for root in done.made:
+                self._held.done(root)
+            self._holding.hold_failed(done.failed)
+            self._turns.owe(done.owed)
+            self._look_whether_initial()
 
     def _look_whether_initial(self) -> None:
         if self.state.initial and not self._comparisons.initial:
@@ -332,9 +333,11 @@ class Engine:
         staging, position, mode = self.step.staging, item.position, self._mode(item)
         if self._comparisons.owes(item):
             staging.owner = (item, 0)
-            self._compared(self._comparisons.pay(item))
+            with self._comparing() as done:
+                self._comparisons.pay(item, done)
             return True
-        self._compared(self._comparisons.precede(item, mode))
+        with self._comparing() as done:
+            self._comparisons.precede(item, mode, done)
         if not self._turns.has(item):
             return False
         staging.owner = (item, item.time_ns)
@@ -420,10 +423,8 @@ class Engine:
 
     def _due(self) -> Item | None:
         """A held step to try again now."""
-        if self.plan.known < self._world.head():
-            return None  # what is seen now may be explained by records still to be read
-        if self.plan.next() is not None:
-            return None  # or by records whose steps wait for their bytes
+        if self.plan.known < self._world.head() or self.plan.next() is not None:
+            return None  # records still to be read, or done, may explain what is seen now
         under_way = self._comparisons.keys | self._turns.retries
         item = self._held.due(self._world.clock_ns(), under_way)
         if isinstance(item, PlaceItem | ObjectItem) and not self._turns.retry(item):

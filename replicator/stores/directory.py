@@ -203,13 +203,11 @@ class DirectoryStore:
             try:
                 debt = self._tails[slot].append_to(self._at(directory, name), name)
             except BaseException:
-                self._stage.clear(slot)
-                self._gone(slot)
+                self._clear(slot)
                 raise
             if debt is not None:
                 self.fidelity_debt += debt
-                self._stage.clear(slot)
-                self._gone(slot)
+                self._clear(slot)
             return debt is not None
 
     def forget_unfinished(self) -> None:
@@ -220,9 +218,7 @@ class DirectoryStore:
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
         with border("clear the stage of", self._site.path):
-            slot = _slot(staged)
-            self._stage.clear(slot)
-            self._gone(slot)
+            self._clear(_slot(staged))
 
     def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""
@@ -407,8 +403,7 @@ class DirectoryStore:
             self._read_back(content, fd)
             self._dress(fd, attributes, mark, written)
         except BaseException:
-            self._stage.clear(name)
-            self._gone(name)
+            self._clear(name)
             raise
         finally:
             os.close(fd)
@@ -455,6 +450,12 @@ class DirectoryStore:
         with self._counting:
             self.bytes_written += written
             self.fidelity_debt += debt
+
+    def _clear(self, slot: bytes) -> None:
+        try:
+            self._stage.clear(slot)
+        finally:
+            self._gone(slot)
 
     def _gone(self, slot: bytes) -> None:
         """It is not in the stage any more."""

@@ -288,6 +288,33 @@ def test_every_call_fails(
         print(f"\n{tried} of {len(calls) * len(ERRORS)} faults, {waited} stopped all")  # noqa: T201
 
 
+def twice(first: int, second: int, *, workers: bool) -> tuple[Trial, FailingStore]:
+    """An initial copy in which one call fails for good, and then another one once."""
+    trial = Trial(initial, workers=workers)
+    failing, others = trial.failing, FailingStore(trial.failing)
+    trial.mirror.store.inner = others  # type: ignore[assignment]
+    trial.mirror.start(deepcopy(trial.mirror.fresh))
+    failing.count = others.count = 0
+    failing.fail_at, failing.errno, failing.for_ever = first, errno.EACCES, True
+    others.fail_at, others.errno = second, errno.EIO
+    trial.work()
+    return trial, others
+
+
+@pytest.mark.parametrize("workers", [False, True], ids=["inline", "workers"])
+def test_what_failed_in_a_comparison_is_not_forgotten_for_what_fails_next(workers: bool) -> None:
+    """Nor is what waits for its bytes there."""
+    calls = len(count(initial, workers=workers))
+    met = {first: twice(first, 0, workers=workers)[0].failing.met for first in range(1, calls)}
+    first = next(number for number, each in met.items() if each == ("lookup", b"file"))
+    for second in range(first + 1, first + 20):
+        trial, others = twice(first, second, workers=workers)
+        assert trial.unsaid() == [], others.met
+        assert trial.differing() == [b"/one/file"], others.met
+        state = trial.mirror.engine.state
+        assert (state.initial, state.clean < trial.mirror.tree.head) == (False, True), others.met
+
+
 def test_the_clean_cursor_is_below_a_held_step() -> None:
     trial = Trial(rewrite, workers=False)
     trial.failing.fail_at, trial.failing.errno, trial.failing.for_ever = 1, errno.EACCES, True
