@@ -293,6 +293,7 @@ def twice(first: int, second: int, *, workers: bool) -> tuple[Trial, FailingStor
     trial = Trial(initial, workers=workers)
     failing, others = trial.failing, FailingStore(trial.failing)
     trial.mirror.store.inner = others  # type: ignore[assignment]
+    trial.mirror.names_max = 64
     trial.mirror.start(deepcopy(trial.mirror.fresh))
     failing.count = others.count = 0
     failing.fail_at, failing.errno, failing.for_ever = first, errno.EACCES, True
