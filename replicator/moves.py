@@ -20,7 +20,7 @@ from replicator.losses import Losses
 from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
-from replicator.sitemap import Copy, SiteMap
+from replicator.sitemap import Copy, SiteMap, inside_of
 from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
 from replicator.under_way import UnderWay
 from replicator.used import used
@@ -439,21 +439,20 @@ class Moves:
         """Save what lives below a directory that goes; without `keep`, take away the rest. What it
         held when it was compared has records."""
         identity = entry.mark.object if entry.mark is not None else ObjectId(b"")
-        opened = self._store.open_directory(directory, name)
-        if opened is None:
-            return
-        below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
-        for child in self._store.list(opened):
-            inside = self._store.lookup(opened, child)
-            if inside is None:
-                continue
-            place = Place(identity, child)
-            self._forget_name(inside, place)
-            if not keep or self._bench.alive(inside):
-                self._take(opened, child, place, inside, below)
-            elif stat.S_ISDIR(inside.mode):
-                self._empty(opened, child, inside, keep=True, mode=below)
-        self._store.close_directory(opened)
+        with inside_of(self._store, directory, name) as opened:
+            if opened is None:
+                return
+            below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
+            for child in self._store.list(opened):
+                inside = self._store.lookup(opened, child)
+                if inside is None:
+                    continue
+                place = Place(identity, child)
+                self._forget_name(inside, place)
+                if not keep or self._bench.alive(inside):
+                    self._take(opened, child, place, inside, below)
+                elif stat.S_ISDIR(inside.mode):
+                    self._empty(opened, child, inside, keep=True, mode=below)
         self._map.forget(identity)
         self._bench.touched.discard(identity)
 

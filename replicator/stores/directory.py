@@ -94,9 +94,13 @@ class DirectoryStore:
         """
         with border("open the site", path):
             site = SiteRoot.open(path, Claim(volume, name, known, adopt, take_over), source)
-            store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
-            store.read_back = read_back
-            store.unfinished.tidy()
+            try:
+                store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
+                store.read_back = read_back
+                store.unfinished.tidy()
+            except BaseException:
+                site.close()
+                raise
             return store
 
     def renew(self) -> None:
@@ -400,13 +404,14 @@ class DirectoryStore:
             return None
         name, fd, written = made
         try:
-            self._read_back(content, fd)
-            self._dress(fd, attributes, mark, written)
+            try:
+                self._read_back(content, fd)
+                self._dress(fd, attributes, mark, written)
+            finally:
+                os.close(fd)
         except BaseException:
             self._clear(name)
             raise
-        finally:
-            os.close(fd)
         return name
 
     def _grow(

@@ -77,6 +77,7 @@ class Lease:
             self._take(directory)
         except BaseException:
             os.close(self._fd)
+            _ours.discard(self._holder.nonce)  # the file may say that it is ours
             raise
 
     def renew(self) -> None:
