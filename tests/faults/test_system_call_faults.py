@@ -38,7 +38,7 @@ pytestmark = pytest.mark.fuse
 
 __all__ = ["mounting"]
 
-_TRIES = campaign.pick(28, 1 << 30)
+_TRIES = campaign.pick(12, 1 << 30)
 """So many of all combinations are tried of each scenario."""
 _LOG = (1 << 20) + 5000
 _LARGE = 3 << 19
