@@ -138,7 +138,7 @@ def cli() -> None:
 @cli.command()
 @of_volume
 @with_sites("A site, beside those in the file. Repeatable.")
-@click.option("--background", is_flag=True, help="Return when the sites are open.")
+@click.option("--background", is_flag=True, help="Return when sites are open.")
 @click.option("--log", metavar="FILE", help="Where it logs to in the background.")
 @click.option("--pid-file", metavar="FILE", help="Keep its process id there, and a lock.")
 def run(
@@ -154,7 +154,8 @@ def run(
     At the first signal what is in the journal is still applied, a second one
     ends it at once; the next start goes on from there. It stays in the
     foreground and logs to standard error; with --background it returns when all
-    sites are open, or says why one is not, and logs to JOURNAL/replicator.log.
+    sites are open, or says why none is, and logs to JOURNAL/replicator.log. A
+    site that cannot be opened does not hold up the others: see 'status'.
 
     A site is a directory: URL is file:///DIRECTORY or its absolute path. A new
     one must be empty and gets a copy of the source first; for others see

@@ -37,25 +37,29 @@ _SITES = "sites"
 _OF_THE_SITE = ("boot", "mount", "stopped", "saves", "site_cuts", "source_cuts")
 
 
-def load_state(store: SiteStore, reader: JournalReader, site: str, *, adopt: bool) -> SiteState:
-    """The state a replicator goes on from: the site's own if the journal still explains it.
-
-    Otherwise one that asks for an initial copy; it is never taken for "up to date".
-    Raises StateError if the site's state cannot be read.
-    """
-    head = reader.head()
+def fresh_state(reader: JournalReader, site: str, *, adopt: bool) -> SiteState:
+    """One that asks for an initial copy."""
     header = reader.header
-    fresh = SiteState(
+    return SiteState(
         volume=header.volume.hex(),
         site=site,
         journal=header.journal.hex(),
         tag=f"{header.tag:016x}",
-        working=head,
+        working=reader.head(),
         clean=-1,
         initial=True,
         adopt=adopt,
     )
-    data = store.read_file(STATE_FILE)
+
+
+def load_state(data: bytes | None, reader: JournalReader, site: str, *, adopt: bool) -> SiteState:
+    """The state a replicator goes on from: the site's own (`data`) if the journal still explains
+    it.
+
+    Otherwise one that asks for an initial copy; it is never taken for "up to date".
+    Raises StateError if the site's state cannot be read.
+    """
+    fresh = fresh_state(reader, site, adopt=adopt)
     if data is None:
         return fresh
     state = decode_state(data)
@@ -114,11 +118,13 @@ def attach_site(
 ) -> tuple[SiteState, int]:
     """`load_state`, and see to it that the journal keeps all records after it; since when (ns).
 
-    Nothing is removed from the journal between the look and the word. Raises StateError; OSError if
-    the journal can neither be told nor knows enough already.
+    Nothing is removed from the journal between the look and the word; the site, which may hang, is
+    asked before, and others need not wait for it. Raises StateError; OSError if the journal can
+    neither be told nor knows enough already.
     """
+    data = store.read_file(STATE_FILE)
     with sites_locked(reader.path, wait=True):
-        state = load_state(store, reader, site, adopt=adopt)
+        state = load_state(data, reader, site, adopt=adopt)
         known: SiteCursor | None = None
         with contextlib.suppress(SiteCursorError):  # it is replaced
             known = read_cursor(reader.path, site)

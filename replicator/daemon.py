@@ -1,7 +1,7 @@
 """The replicator's process: one driver per site, their leases and reports, and signals.
 
 Sites have nothing to do with each other here: each has its own reader, source and cursor, and one
-that halts or backs off leaves the others alone.
+that halts, backs off or does not answer leaves the others alone, at the start as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 import trio
@@ -41,6 +43,9 @@ from replicator.view import SourceError, SourceRefusedError
 
 _log = logging.getLogger(__name__)
 
+OPEN_SECONDS: Final = 10.0
+"""A site that has not answered for so long is not waited for at the start."""
+
 _REPORT_SECONDS = 1.0
 
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
@@ -56,6 +61,7 @@ _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (PermissionError, 77),
 )
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_WHY_NOT = (NoJournalError, *REFUSALS, ControlError, StoreError, SourceError, OSError)
 
 
 class StartError(Exception):
@@ -69,14 +75,17 @@ class StartError(Exception):
 def run(settings: RunSettings, ready: Callable[[], None]) -> int:
     """Replicate until SIGTERM or SIGINT, then drain and stop; a second signal stops at once.
 
-    Calls `ready` when all sites are open and signals are listened for. Returns the exit code: 0, or
-    that of what halted the last site. Raises StartError.
+    Calls `ready` when signals are listened for, and all sites are open, or say why not, or have
+    had OPEN_SECONDS. Returns the exit code: 0, or that of what halted the last site. Raises
+    StartError if no site can be opened.
     """
     _check_privileges()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     drivers = [SiteDriver(site, settings.journal) for site in settings.sites]
-    _open_all(drivers)
-    trio.run(_run, drivers, ready, settings)
+    failures = trio.run(_run, drivers, ready, settings)
+    if failures:
+        mistake = next((each for each in failures if not isinstance(each, _WHY_NOT)), None)
+        raise mistake or _refused(failures)
     halted = [driver.failure for driver in drivers if driver.failure is not None]
     if any(driver.lost for driver in drivers):
         return 66
@@ -90,7 +99,10 @@ def attach(settings: RunSettings, site: SiteSettings, *, adopt: bool, take_over:
     """
     _check_privileges()
     driver = SiteDriver(site, settings.journal, adopt=adopt, take_over=take_over)
-    _open_all([driver])
+    try:
+        driver.open()
+    except _WHY_NOT as error:
+        raise _refused([error]) from error
     initial = driver.is_initial
     driver.report()
     driver.close()
@@ -158,19 +170,13 @@ def _check_privileges() -> None:
         raise StartError("must run as root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH)", 77)
 
 
-def _open_all(drivers: Sequence[SiteDriver]) -> None:
-    """Open all sites, or none."""
-    opened: list[SiteDriver] = []
-    for driver in drivers:
-        try:
-            opened.append(driver)
-            if driver.orders.paused is None:
-                driver.open()
-        except (NoJournalError, *REFUSALS, ControlError, StoreError, SourceError, OSError) as error:
-            for each in opened:
-                each.close()
-            code = 66 if isinstance(error, StoreError | SourceError) else exit_code(error)
-            raise StartError(_line(error), code) from error
+def _refused(errors: Sequence[Exception]) -> StartError:
+    """Why nothing can be done, in one line; the code is that of the first error."""
+    first = errors[0]
+    code = 66 if isinstance(first, StoreError | SourceError) else exit_code(first)
+    error = StartError("; ".join(dict.fromkeys(map(_line, errors))), code)
+    error.__cause__ = first
+    return error
 
 
 def _line(error: Exception) -> str:
@@ -180,20 +186,54 @@ def _line(error: Exception) -> str:
     return str(error)
 
 
+@dataclass
+class _Beginning:
+    """The first try to open each site. No driver goes on before it is known that one can."""
+
+    sites: int
+    failures: list[Exception] = field(default_factory=list)
+    open: int = 0
+    decided: trio.Event = field(default_factory=trio.Event)
+    _heard: trio.Event = field(default_factory=trio.Event)
+
+    async def begun(self, failure: Exception | None) -> None:
+        """For a driver to tell what came of it, and to wait until it may go on."""
+        if failure is None:
+            self.open += 1
+        else:
+            self.failures.append(failure)
+        if self.open + len(self.failures) == self.sites:
+            self._heard.set()
+        await self.decided.wait()
+
+    async def is_refused(self) -> bool:
+        """Wait for all, but not for ever; whether no site can be opened."""
+        with trio.move_on_after(OPEN_SECONDS):
+            await self._heard.wait()
+        return len(self.failures) == self.sites
+
+
 async def _run(
     drivers: Sequence[SiteDriver], ready: Callable[[], None], settings: RunSettings
-) -> None:
+) -> list[Exception]:
+    """To the end; why no site could be opened."""
+    beginning = _Beginning(len(drivers))
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, drivers)
-        await _tell_metrics(nursery, drivers, settings)
-        ready()
-        nursery.start_soon(_report, drivers)
-        for driver in drivers:
-            nursery.start_soon(_renew, driver)
         async with trio.open_nursery() as sites:
             for driver in drivers:
-                sites.start_soon(driver.run)
+                sites.start_soon(driver.run, beginning.begun)
+            if await beginning.is_refused():
+                nursery.cancel_scope.cancel()
+            else:
+                await _tell_metrics(nursery, drivers, settings)
+                nursery.start_soon(_report, drivers)
+                for driver in drivers:
+                    nursery.start_soon(_renew, driver)
+                ready()
+                beginning.decided.set()
         nursery.cancel_scope.cancel()
+    return [] if beginning.decided.is_set() else beginning.failures
 
 
 async def _obey_signals(

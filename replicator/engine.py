@@ -215,8 +215,7 @@ class Engine:
         return self._turns.waiting
 
     def _next(self) -> Item | None:
-        item = self._turns.next()
-        if item is not None:
+        if (item := self._turns.next()) is not None:
             return item
         self._turns.prefetch(self._prefetch)
         return self._due()
@@ -418,10 +417,8 @@ class Engine:
 
     def _due(self) -> Item | None:
         """A held step to try again now."""
-        if self.plan.known < self._world.head():
-            return None  # what is seen now may be explained by records still to be read
-        if self.plan.next() is not None:
-            return None  # or by records whose steps wait for their bytes
+        if self.plan.known < self._world.head() or self.plan.next() is not None:
+            return None  # records still to be read, or done, may explain what is seen now
         under_way = self._comparisons.keys | self._turns.retries
         item = self._held.due(self._world.clock_ns(), under_way)
         if isinstance(item, PlaceItem | ObjectItem) and not self._turns.retry(item):

@@ -9,6 +9,7 @@ from mirrorfs.journal.reader import RecordsGoneError
 from mirrorfs.journal.segment import CorruptionError
 from replicator.site_state import StateError
 from replicator.stores.base import (
+    SiteBusyError,
     SiteEmptiedError,
     SiteMissingError,
     SiteReadOnlyError,
@@ -25,8 +26,8 @@ REFUSALS = (SiteRefusedError, SourceRefusedError, StateError, CorruptionError, R
 """What only an operator can mend. (Of RecordsGoneError: if a second look at the cursor does not
 help.)"""
 
-_AWAY = (SiteMissingError, SiteEmptiedError, SiteReadOnlyError)
-"""Of a site that was there: it may come back."""
+_AWAY = (SiteMissingError, SiteEmptiedError, SiteReadOnlyError, SiteBusyError)
+"""A site that may come back, or be let go of by another replicator."""
 
 _TROUBLE = (*_AWAY, TroubleError, StoreError, SourceError, ControlError, OSError)
 """What may be over by itself."""

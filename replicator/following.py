@@ -69,9 +69,11 @@ class Follower:
         ]
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen; the second time nothing happens. Not before the site is open, or rests:
+        jobs would wait for one that may not answer."""
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     def close(self) -> None:
         """End it; who waits is not answered any more."""

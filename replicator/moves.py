@@ -20,9 +20,10 @@ from replicator.losses import Losses
 from replicator.names import NameTable
 from replicator.planner import Plan
 from replicator.schedule import ContentState, Incarnations
-from replicator.sitemap import Copy, SiteMap
+from replicator.sitemap import Copy, SiteMap, inside_of
 from replicator.stores.base import Directory, Mark, MarkFlag, SiteEntry, SiteStore, Staged
 from replicator.under_way import UnderWay
+from replicator.used import used
 from replicator.view import SourceObject, SourceTree
 
 
@@ -256,8 +257,7 @@ class Moves:
 
     def _exchanged(self, place: Place, entry: SiteEntry, mode: Mode) -> bool:
         """Whether what stands at the other place may be shown where the copy came from."""
-        parent = self._bench.source.open(place.directory)
-        if parent is None or entry.mark is None:
+        if entry.mark is None or (parent := self._bench.source.open(place.directory)) is None:
             return False
         with parent:
             found = self._bench.source.lookup(parent, place.name)
@@ -284,11 +284,13 @@ class Moves:
         """Give a staged object its place; `entry`, which stood there, leaves."""
         self._bench.touched.add(place.directory)
         if entry is None or not (is_directory or stat.S_ISDIR(entry.mode)):
-            self.save(directory, place, entry, mode)
-            self._store.commit(staged, directory, place.name)
+            with used(self._store, staged):
+                self.save(directory, place, entry, mode)
+                self._store.commit(staged, directory, place.name)
             return
         limbo, slot = self._limbo.directory, self._limbo.slot()
-        self._store.commit(staged, limbo, slot)
+        with used(self._store, staged):
+            self._store.commit(staged, limbo, slot)
         self._store.exchange(limbo, slot, directory, place.name)
         self._map.moved()
         self._forget_name(entry, place)
@@ -437,21 +439,20 @@ class Moves:
         """Save what lives below a directory that goes; without `keep`, take away the rest. What it
         held when it was compared has records."""
         identity = entry.mark.object if entry.mark is not None else ObjectId(b"")
-        opened = self._store.open_directory(directory, name)
-        if opened is None:
-            return
-        below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
-        for child in self._store.list(opened):
-            inside = self._store.lookup(opened, child)
-            if inside is None:
-                continue
-            place = Place(identity, child)
-            self._forget_name(inside, place)
-            if not keep or self._bench.alive(inside):
-                self._take(opened, child, place, inside, below)
-            elif stat.S_ISDIR(inside.mode):
-                self._empty(opened, child, inside, keep=True, mode=below)
-        self._store.close_directory(opened)
+        with inside_of(self._store, directory, name) as opened:
+            if opened is None:
+                return
+            below = replace(NORMAL, keep=mode.keep and not self._bench.escape.compared(identity))
+            for child in self._store.list(opened):
+                inside = self._store.lookup(opened, child)
+                if inside is None:
+                    continue
+                place = Place(identity, child)
+                self._forget_name(inside, place)
+                if not keep or self._bench.alive(inside):
+                    self._take(opened, child, place, inside, below)
+                elif stat.S_ISDIR(inside.mode):
+                    self._empty(opened, child, inside, keep=True, mode=below)
         self._map.forget(identity)
         self._bench.touched.discard(identity)
 
@@ -482,8 +483,7 @@ class Moves:
         waiting = self._limbo.lookup(identity)
         if waiting is not None:
             return waiting.identity != entry.identity
-        source = self._bench.source.open(identity)
-        if source is None:
+        if (source := self._bench.source.open(identity)) is None:
             return False
         with source:
             way = self._bench.source.ancestors(source)

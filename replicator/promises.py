@@ -153,16 +153,18 @@ class Promises:
         does not say so: the source may have been ahead of the records, and another step leads on;
         and with comparisons still to come it may not have been a step's business."""
         bench = self._bench
+        directory = bench.map.find(place.directory)
+        entry = None if directory is None else bench.store.lookup(directory, place.name)
         parent = bench.source.open(place.directory)
         if parent is None:
             return True
         with parent:
             found = bench.source.lookup(parent, place.name)
-        directory = bench.map.find(place.directory)
-        entry = None if directory is None else bench.store.lookup(directory, place.name)
-        if found is None or entry is None:
-            return found is None and entry is None
+        if found is None:
+            return entry is None
         with found:
+            if entry is None:
+                return False
             mark = entry.mark
             if mark is None or mark.object != found.id:
                 # About to be replaced. The step of what was there may have left that to its place.

@@ -7,6 +7,7 @@ import stat
 from mirrorfs.journal.record import Place, SequenceNumber
 from replicator.moves import Bench, Mode, Moves
 from replicator.planner import PlaceItem
+from replicator.sitemap import inside_of
 from replicator.stores.base import Directory, SiteEntry, SiteStore
 
 
@@ -28,16 +29,14 @@ def _weight(
     store: SiteStore, directory: Directory, name: bytes, entry: SiteEntry, enough: int
 ) -> int:
     """How many objects stand there, from it down; not looking further than that."""
-    found, opened = 1, None
-    if stat.S_ISDIR(entry.mode) and found <= enough:
-        opened = store.open_directory(directory, name)
-    if opened is None:
+    found = 1
+    if not stat.S_ISDIR(entry.mode) or found > enough:
         return found
-    for child in store.list(opened):
-        if found > enough:
-            break
-        inside = store.lookup(opened, child)
-        if inside is not None:
-            found += _weight(store, opened, child, inside, enough - found)
-    store.close_directory(opened)
+    with inside_of(store, directory, name) as opened:
+        for child in () if opened is None else store.list(opened):
+            if found > enough:
+                break
+            inside = store.lookup(opened, child)
+            if inside is not None:
+                found += _weight(store, opened, child, inside, enough - found)
     return found

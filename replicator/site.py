@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, closing
 from random import Random
 from typing import TypeVar
 
@@ -29,20 +30,18 @@ from replicator.cursor import (
     tell_cursor,
     under_way_path,
     went_back,
-    write_report,
 )
 from replicator.engine import Engine
 from replicator.failures import PausedError, StopNowError, expected, is_final
 from replicator.following import Follower
 from replicator.lag import Waits
-from replicator.look import free_bytes, seen, seen_before
+from replicator.look import free_bytes, measured, seen, seen_before, tell
 from replicator.obeying import Obeying
 from replicator.observing import Observing
 from replicator.opening import open_journaled_source
 from replicator.patterns import Wanted
 from replicator.progress import Progress
 from replicator.site_state import TRANSITIONS, Phase, SiteReport, backoff_seconds
-from replicator.source import Source
 from replicator.standing import boot_id
 from replicator.stopwatch import timed
 from replicator.stores.base import StoreError, UnsyncedError
@@ -51,7 +50,7 @@ from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError, why
 from replicator.under_way import InternalError, UnderWay
 from replicator.view import SourceError
-from replicator.waking import Waking
+from replicator.waking import SAVE_IDLE_SECONDS, Waking, patience
 from replicator.wording import span
 from replicator.workers import Threads
 
@@ -62,14 +61,11 @@ _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.05
 _SLICE_STEPS = 16
 _READ_MAX = 4096
-_SAVE_IDLE_SECONDS = 0.3
 _SAVE_BUSY_SECONDS = 5.0
 _SAVE_COMPARING_SECONDS = 30.0  # to compare again takes less than to bring it to the disk so often
-_WAIT_SECONDS = 5.0
 _REOPEN_AFTER = 3
 _SPACE_SECONDS_MAX = 5.0
 _PAUSE_LOOK_SECONDS = 60.0
-_PROMISED_SECONDS = 0.2
 
 
 class SiteDriver:
@@ -93,11 +89,9 @@ class SiteDriver:
         self._adopt, self._take_over = adopt or take_over, take_over
         self._phase_ns = self._started_ns = time.time_ns()
         self._head = SequenceNumber(0)
+        self._opened = ExitStack()
         self._reader: JournalReader | None = None
-        self._source: Source | None = None
         self._store: DirectoryStore | None = None
-        self._workers: Threads | None = None
-        self._under_way: UnderWay | None = None
         self._limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._progress = Progress()
@@ -123,13 +117,21 @@ class SiteDriver:
     # life --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open journal, source and site, and take up the cursor. Blocks.
+        """Open journal, source and site, and take up the cursor; all or nothing. Blocks.
 
         Raises NoJournalError, one of REFUSALS, StoreError, SourceError, OSError.
         """
-        reader = self._reader = JournalReader(self.journal)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        opened = self._opened
+        reader = self._reader = opened.enter_context(JournalReader(self.journal))
         self._head = reader.head()
-        source = self._source = open_journaled_source(reader)
+        source = opened.enter_context(closing(open_journaled_source(reader)))
         settings, name = self.settings, self.settings.name
         store = self._store = DirectoryStore.open(
             os.fsencode(settings.path),
@@ -142,8 +144,10 @@ class SiteDriver:
             read_back=self.settings.read_back,
             boot=boot_id(),
         )
-        self._under_way = UnderWay(under_way_path(self.journal, name))
-        self._workers = Threads(settings.workers, settings.bandwidth, self._waking.wake_from_thread)
+        opened.callback(store.close)
+        under_way = opened.enter_context(closing(UnderWay(under_way_path(self.journal, name))))
+        workers = Threads(settings.workers, settings.bandwidth, self._waking.wake_from_thread)
+        opened.callback(workers.close)
         state, self._attached_ns = attach_site(store, reader, name, adopt=self._adopt)
         shown, anew = part_of(source, Wanted(settings.include, settings.exclude), state)
         world = Surroundings(
@@ -156,13 +160,13 @@ class SiteDriver:
             mount=store.mount,
             log=lambda: read_log(self.journal),
             unsynced=self._unsynced,
-            workers=self._workers,
+            workers=workers,
             copies_max=2 * self.settings.workers,
             deadline_ns=lambda path: self.settings.deadline_of(path) * 1_000_000_000,
             commit_order=self.settings.commit_order,
             observer=self._observing,
             anew=anew,
-            under_way=self._under_way,
+            under_way=under_way,
             deletes_max=settings.deletes_max,
         )
         self._observing.restart()
@@ -180,36 +184,35 @@ class SiteDriver:
         if self._engine is not None:
             self._engine.step.staging.abandon()
             self._engine.step.bench.map.close()
-        opened = (self._workers, self._under_way, self._store, self._source, self._reader)
-        for each in opened:
-            if each is not None:
-                each.close()
-        self._store = self._source = self._reader = self._engine = self._workers = None
-        self._under_way = None
+        self._opened.close()
+        self._store = self._reader = self._engine = None
 
     def stop(self) -> None:
         """Drain and end; asked again: end at once."""
         self._stop_since = self._stop_since or time.monotonic()
-        self._stop_now = self._stopping or self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
+        at_once = self.phase in (Phase.INITIAL_COPY, Phase.BACKING_OFF)
+        self._stop_now = self._stopping or at_once or self._engine is None
         self._stopping = True
         self._waking.wake()
 
-    async def run(self) -> None:
-        """Work until stopped or halted. `open` was called before."""
+    async def run(self, begun: Callable[[Exception | None], Awaitable[None]]) -> None:
+        """Open the site if it is not, and work until stopped or halted. `begun` is told what was
+        in the way of the first try to open it; what it raises ends this."""
         with self._scope:
-            await self._run()
+            await self._run(begun)
         if self._scope.cancelled_caught:
             self._enter(Phase.STOPPED, f"left as it is: no progress at {watching.at(self._engine)}")
         self.report()
 
-    async def _run(self) -> None:
+    async def _run(self, begun: Callable[[Exception | None], Awaitable[None]]) -> None:
         tries = 0
         self._waking.begin()
-        self._follower.start()
-        if self.is_initial:
-            self._enter(Phase.INITIAL_COPY, "")
+        failure = await self._begin()
+        await begun(failure)
         while True:
             try:
+                if failure is not None:
+                    raise failure
                 if await self._round():
                     break
                 tries = 0
@@ -217,6 +220,7 @@ class SiteDriver:
             except StopNowError:
                 break
             except Exception as error:  # noqa: BLE001 - the other sites go on
+                failure = None
                 if await self._look_again(error):
                     continue
                 if is_final(error):
@@ -224,19 +228,36 @@ class SiteDriver:
                     break
                 tries += 1
                 await self._back_off(expected(error, self.settings.name, self.reason), tries)
+                if self._stop_now:
+                    break
         await self._in_thread(self._save_and_close)
         await self._in_thread(self._follower.close)
         if self.phase is not Phase.HALTED:
             self._enter(Phase.STOPPED, "")
 
+    async def _begin(self) -> Exception | None:
+        """Try to open the site; what was in the way."""
+        try:
+            if self.orders.paused is not None:
+                self._enter(Phase.PAUSED, "")
+            elif self._engine is None:
+                await self._in_thread(self.open)
+        except Exception as error:  # noqa: BLE001 - the other sites go on
+            return error
+        return None
+
     async def _round(self) -> bool:
         """Work for a moment, or be held up; whether this was the end."""
         if self.orders.paused is not None:
+            self._follower.start()
             return await self._pause()
         if self._engine is None:
+            if self._stop_now:
+                return True
             await self._in_thread(self.open)
-            if self.is_initial:
-                self._enter(Phase.INITIAL_COPY, "")
+        self._follower.start()
+        if self.is_initial:
+            self._enter(Phase.INITIAL_COPY, "")
         try:
             return await self._work()
         except PausedError:
@@ -268,7 +289,7 @@ class SiteDriver:
         else:
             self._enter(Phase.CATCHING_UP if busy or waiting else Phase.TAILING, engine.comparing)
         if not busy and stopping == self._stopping:
-            await self._waking.wait(self._patience(engine), reader.wake_fd)
+            await self._waking.wait(patience(engine), reader.wake_fd)
         return False
 
     async def _pause(self) -> bool:
@@ -288,15 +309,6 @@ class SiteDriver:
         resumed = self.phase is Phase.PAUSED and self.orders.paused is None
         if self._pausing or resumed or self.orders.waiting:
             self._waking.wake()
-
-    def _patience(self, engine: Engine) -> float:
-        """Seconds to wait for records at most: something else may be due before."""
-        seconds = _SAVE_IDLE_SECONDS if engine.unsaved else _WAIT_SECONDS
-        due = engine.next_due_ns()
-        seconds = min(seconds, _PROMISED_SECONDS) if engine.promises else seconds
-        if due is not None:
-            seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
-        return seconds
 
     async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
         """Do what may block in a thread of this site's own."""
@@ -320,7 +332,8 @@ class SiteDriver:
         if unsynced or mistaken or (not no_space and tries % _REOPEN_AFTER == 0):
             await self._in_thread(self.close)
         if self._stopping:
-            raise StopNowError
+            self._stop_now = True
+            return
         self._waking.renew()
         seconds = backoff_seconds(tries, self._random.random())
         await self._waking.wait(min(seconds, _SPACE_SECONDS_MAX) if no_space else seconds)
@@ -397,7 +410,7 @@ class SiteDriver:
         if not more and engine.idle and not engine.held:
             self._observing.all_true()
         now = time.monotonic()
-        idle = not more and now - self._worked >= _SAVE_IDLE_SECONDS
+        idle = not more and now - self._worked >= SAVE_IDLE_SECONDS
         applied = engine.plan.working() != engine.state.working
         seconds = _SAVE_BUSY_SECONDS if applied else _SAVE_COMPARING_SECONDS
         if engine.unsaved and (idle or engine.crowded or now - self._saved >= seconds):
@@ -465,36 +478,22 @@ class SiteDriver:
     # reports -----------------------------------------------------------------------------------
 
     def current(self) -> SiteReport | None:
-        """How things are now; None before the site was ever open."""
+        """How things are now; None: the site was not open yet, and the journal cannot be read."""
         if self._engine is not None:
             self._look(self._engine)
-        elif self._seen is None and self.phase is Phase.PAUSED:
-            self._seen = seen_before(self.journal, self.settings.name, self._started_ns)
+        elif self._seen is None:
+            self._seen = seen_before(self.journal, self.settings, self._started_ns)
         if self._seen is None:
             return None
-        now = time.time_ns()
         return msgspec.structs.replace(
-            self._seen,
-            updated_ns=now,
+            measured(self._seen, self._waits, self._observing),
             phase=self.phase.value,
             phase_ns=self._phase_ns,
             reason=self.reason,
-            lag_p50=self._waits.lag.percentile(now, 0.5),
-            lag_p99=self._waits.lag.percentile(now, 0.99),
-            records_per_second=self._waits.rate.rate(now),
-            work=self._observing.report(now),
             free_bytes=self._free,
         )
 
     def report(self) -> None:
-        """Write the report beside the journal; a full disk there must not stop us."""
+        """Write the report beside the journal."""
         self._observing.flush()
-        self.orders.answer_after(self._report)
-
-    def _report(self) -> None:
-        report = self.current()
-        try:
-            if report is not None:
-                write_report(self.journal, report)
-        except OSError as error:
-            _log.debug("%s: no report: %s", self.settings.name, error)
+        self.orders.answer_after(lambda: tell(self.journal, self.current()))

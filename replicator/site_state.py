@@ -9,7 +9,8 @@ driver of a site may change between what people see in `status`.
                   backing off <----+            the site or the source is in trouble: try again
                      |                          paused: an operator holds it up; from and to
                      v                          anything but halted
-                                                stalled: it works, and nothing comes of it
+                                                stalled: it works, or is being opened, and nothing
+                                                comes of it
                    halted                       an operator must act
 """
 
@@ -52,16 +53,16 @@ class Phase(enum.Enum):
 
 
 _WORKING = frozenset({Phase.INITIAL_COPY, Phase.CATCHING_UP, Phase.TAILING})
-_ANY_TIME = frozenset({Phase.BACKING_OFF, Phase.PAUSED, Phase.HALTED, Phase.STOPPED})
+_ANY_TIME = frozenset({Phase.BACKING_OFF, Phase.PAUSED, Phase.STALLED, Phase.HALTED, Phase.STOPPED})
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.STARTING: _WORKING | _ANY_TIME,
-    Phase.INITIAL_COPY: _WORKING | _ANY_TIME | {Phase.STALLED},
-    Phase.CATCHING_UP: _WORKING | _ANY_TIME | {Phase.STALLED},
-    Phase.TAILING: _WORKING | _ANY_TIME | {Phase.STALLED},
+    Phase.INITIAL_COPY: _WORKING | _ANY_TIME,
+    Phase.CATCHING_UP: _WORKING | _ANY_TIME,
+    Phase.TAILING: _WORKING | _ANY_TIME,
     Phase.BACKING_OFF: _WORKING | _ANY_TIME,
     Phase.PAUSED: _WORKING | _ANY_TIME,
-    Phase.STALLED: _WORKING | _ANY_TIME | {Phase.STALLED},
+    Phase.STALLED: _WORKING | _ANY_TIME,
     Phase.HALTED: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }

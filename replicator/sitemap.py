@@ -6,6 +6,7 @@ found again from the source, the hints of recent records, held steps, the table 
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,17 @@ from replicator.stores.base import Directory, SiteEntry, SiteStore
 from replicator.view import SourceObject, SourceTree
 
 _OPEN_MAX = 2048
+
+
+@contextlib.contextmanager
+def inside_of(store: SiteStore, directory: Directory, name: bytes) -> Iterator[Directory | None]:
+    """The directory there, open for a while; None: there is none."""
+    opened = store.open_directory(directory, name)
+    try:
+        yield opened
+    finally:
+        if opened is not None:
+            store.close_directory(opened)
 
 
 @dataclass(slots=True)

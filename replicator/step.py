@@ -37,6 +37,7 @@ from replicator.stores.base import (
     SiteStore,
 )
 from replicator.under_way import UnderWay
+from replicator.used import used
 from replicator.view import SourceChangedError, SourceObject, SourceTree
 
 _WAY_TRIES = 16
@@ -135,14 +136,13 @@ class Step:
             # even where nothing is left to do: what came and went again moved the times
             self.bench.touched.add(place.directory)
             self.bench.unsynced.add(place.directory)
-            found = self._source.lookup(parent, place.name)
             entry = self._store.lookup(directory, place.name)
-            if found is not None and stat.S_ISSOCK(found.mode):
-                found.close()
-                self._skip_socket(directory, place, entry, mode)
-                return None
+            found = self._source.lookup(parent, place.name)
             if found is not None:
                 with found:
+                    if stat.S_ISSOCK(found.mode):
+                        self._skip_socket(directory, place, entry, mode)
+                        return None
                     if mode.reconciles and entry is None and self._plan.place(place) is not None:
                         return None  # its record brings it, in its turn
                     self._fill(found, directory, place, entry, mode, item)
@@ -324,9 +324,10 @@ class Step:
             self.bench.names.add(found.id, place)
         if state is ContentState.STALE:
             staged = self.staging.stage(found, place)
-            for each in copies:
-                self.moves.keep_if_better(found, staged, each, place, mode)
-            self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
+            with used(self._store, staged):
+                for each in copies:
+                    self.moves.keep_if_better(found, staged, each, place, mode)
+                self.moves.put_staged(staged, directory, place, entry, mode, is_directory=False)
             self._linking.replace_others(found, directory, place, copies)
             return
         copy = copies[0]
@@ -438,9 +439,7 @@ class Step:
     def prefetch(self, item: PlaceItem | ObjectItem, mode: Mode) -> None:
         """Begin to copy what that step, whose turn has not come, is going to need. A guess: what
         is copied is looked at again when the step is done. Raises SourceError, StoreError."""
-        identity = item.object if isinstance(item, ObjectItem) else None
-        if isinstance(item, PlaceItem):
-            identity = self.bench.object_at(item.place)
+        identity = self.bench.object_at(item.place) if isinstance(item, PlaceItem) else item.object
         found = None if identity is None else self._source.open(identity)
         if found is None:
             return
@@ -472,9 +471,10 @@ class Step:
                 return
             self._store.discard(staged)
             staged = self.staging.stage(found, place)
-        for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
-            self.moves.keep_if_better(found, staged, each, place, mode)
-        self._store.commit(staged, copy.directory, copy.name)
+        with used(self._store, staged):
+            for each in {copy.place: copy, **{each.place: each for each in copies}}.values():
+                self.moves.keep_if_better(found, staged, each, place, mode)
+            self._store.commit(staged, copy.directory, copy.name)
         self.bench.touched.add(place.directory)
         self._linking.replace_others(found, copy.directory, place, copies)
 

@@ -41,10 +41,15 @@ class Subset:
     def open(self, id: ObjectId) -> SourceObject | None:
         """See SourceTree. A file is known by its id, whatever its path."""
         found = self._inner.open(id)
-        if found is not None and stat.S_ISDIR(found.mode) and self._path(found) is None:
-            found.close()
-            return None
-        return found
+        if found is None or not stat.S_ISDIR(found.mode):
+            return found
+        shown = False
+        try:
+            shown = self._path(found) is not None
+        finally:
+            if not shown:
+                found.close()
+        return found if shown else None
 
     def lookup(self, directory: SourceObject, name: bytes) -> SourceObject | None:
         """See SourceTree."""

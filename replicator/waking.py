@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from typing import Final
 
 import trio
+
+from replicator.engine import Engine
+
+SAVE_IDLE_SECONDS: Final = 0.3
+"""What is done is saved when nothing was to do for so long."""
+_WAIT_SECONDS: Final = 5.0
+_PROMISED_SECONDS: Final = 0.2
 
 
 class Waking:
@@ -47,3 +56,13 @@ class Waking:
                 else:
                     await trio.lowlevel.wait_readable(fd)
                 nursery.cancel_scope.cancel()
+
+
+def patience(engine: Engine) -> float:
+    """Seconds to wait for records at most: something else may be due before."""
+    seconds = SAVE_IDLE_SECONDS if engine.unsaved else _WAIT_SECONDS
+    due = engine.next_due_ns()
+    seconds = min(seconds, _PROMISED_SECONDS) if engine.promises else seconds
+    if due is not None:
+        seconds = min(seconds, max(0.01, (due - time.time_ns()) / 1e9))
+    return seconds

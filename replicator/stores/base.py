@@ -219,6 +219,10 @@ class SiteEmptiedError(SiteRefusedError):
     """It was a site, and nothing of it is there: it may not be mounted."""
 
 
+class SiteBusyError(SiteRefusedError):
+    """Another replicator is at work on it."""
+
+
 class SiteReadOnlyError(SiteRefusedError):
     """It cannot be written."""
 

@@ -94,9 +94,13 @@ class DirectoryStore:
         """
         with border("open the site", path):
             site = SiteRoot.open(path, Claim(volume, name, known, adopt, take_over), source)
-            store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
-            store.read_back = read_back
-            store.unfinished.tidy()
+            try:
+                store = cls(site, xxhash.xxh3_128_digest(boot.encode()))
+                store.read_back = read_back
+                store.unfinished.tidy()
+            except BaseException:
+                site.close()
+                raise
             return store
 
     def renew(self) -> None:
@@ -203,13 +207,11 @@ class DirectoryStore:
             try:
                 debt = self._tails[slot].append_to(self._at(directory, name), name)
             except BaseException:
-                self._stage.clear(slot)
-                self._gone(slot)
+                self._clear(slot)
                 raise
             if debt is not None:
                 self.fidelity_debt += debt
-                self._stage.clear(slot)
-                self._gone(slot)
+                self._clear(slot)
             return debt is not None
 
     def forget_unfinished(self) -> None:
@@ -220,9 +222,7 @@ class DirectoryStore:
     def discard(self, staged: Staged) -> None:
         """See SiteStore."""
         with border("clear the stage of", self._site.path):
-            slot = _slot(staged)
-            self._stage.clear(slot)
-            self._gone(slot)
+            self._clear(_slot(staged))
 
     def is_alike(self, staged: Staged, directory: Directory, name: bytes) -> bool:
         """See SiteStore."""
@@ -404,14 +404,14 @@ class DirectoryStore:
             return None
         name, fd, written = made
         try:
-            self._read_back(content, fd)
-            self._dress(fd, attributes, mark, written)
+            try:
+                self._read_back(content, fd)
+                self._dress(fd, attributes, mark, written)
+            finally:
+                os.close(fd)
         except BaseException:
-            self._stage.clear(name)
-            self._gone(name)
+            self._clear(name)
             raise
-        finally:
-            os.close(fd)
         return name
 
     def _grow(
@@ -455,6 +455,12 @@ class DirectoryStore:
         with self._counting:
             self.bytes_written += written
             self.fidelity_debt += debt
+
+    def _clear(self, slot: bytes) -> None:
+        try:
+            self._stage.clear(slot)
+        finally:
+            self._gone(slot)
 
     def _gone(self, slot: bytes) -> None:
         """It is not in the stage any more."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from replicator.stores.base import SiteRefusedError
+from replicator.stores.base import SiteBusyError, SiteRefusedError
 
 STALE_SECONDS = 60
 """A lease not renewed for so long is nobody's."""
@@ -68,7 +68,7 @@ class Lease:
     """The lease, held. `directory` is a descriptor of `.mirrorfs` and stays the caller's."""
 
     def __init__(self, directory: int) -> None:
-        """Take it. Raises SiteRefusedError when somebody holds it, OSError."""
+        """Take it. Raises SiteBusyError when somebody holds it, SiteRefusedError, OSError."""
         self._holder = myself()
         self._fd = os.open(
             b"lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
@@ -77,6 +77,7 @@ class Lease:
             self._take(directory)
         except BaseException:
             os.close(self._fd)
+            _ours.discard(self._holder.nonce)  # the file may say that it is ours
             raise
 
     def renew(self) -> None:
@@ -102,14 +103,14 @@ class Lease:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SiteRefusedError(f"in use by {holder or 'another replicator'}") from None
+            raise SiteBusyError(f"in use by {holder or 'another replicator'}") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
                 raise
         if text and not self._dead(holder):
             age = self._age(directory)
             if age < STALE_SECONDS:
-                raise SiteRefusedError(
+                raise SiteBusyError(
                     f"in use by {holder or 'another replicator'}, last heard of {age:.0f} s ago"
                 )
         _ours.add(self._holder.nonce)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import stat
 import time
@@ -26,7 +27,9 @@ import msgspec
 
 from replicator.stores.attributes import MARK
 from replicator.stores.base import (
+    NO_SPACE,
     RESERVED,
+    TRANSIENT,
     SiteEmptiedError,
     SiteMissingError,
     SiteReadOnlyError,
@@ -131,8 +134,9 @@ class SiteRoot:
         """Append to it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FILE
         fd = os.open(_own(name), flags, 0o600, dir_fd=self.reserved)
-        may_be_new = os.fstat(fd).st_size == 0
-        _write(fd, data, sync=durable)
+        with open(fd, "wb", buffering=0) as file:
+            may_be_new = os.fstat(fd).st_size == 0
+            _write(file, data, sync=durable)
         if durable and may_be_new:
             os.fsync(self.reserved)
 
@@ -219,13 +223,9 @@ def _put_by(root: int, reserved: int, kept: int) -> None:
 
 def _refuse_foreign(root: int, claim: Claim) -> SiteFile | None:
     """Refuse what is not this volume's; what `.mirrorfs/site` says now."""
-    try:
-        reserved = os.open(RESERVED, _DIRECTORY, dir_fd=root)
-    except FileNotFoundError:
-        found = source = None
-    except OSError as error:
-        raise SiteRefusedError(f"its .mirrorfs cannot be opened: {error.strerror}") from error
-    else:
+    found = source = None
+    reserved = _reserved(root)
+    if reserved is not None:
         try:
             found, source = _site_file(reserved), _read(reserved, b"volume")
         finally:
@@ -249,6 +249,18 @@ def _refuse_foreign(root: int, claim: Claim) -> SiteFile | None:
             "'replicator attach --adopt' renames it"
         )
     return found
+
+
+def _reserved(root: int) -> int | None:
+    """A descriptor of `.mirrorfs`; None if there is none."""
+    try:
+        return os.open(RESERVED, _DIRECTORY, dir_fd=root)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in TRANSIENT:
+            raise
+        raise SiteRefusedError(f"its .mirrorfs cannot be opened: {error.strerror}") from error
 
 
 def _refuse_unknown(root: int, claim: Claim) -> None:
@@ -285,6 +297,8 @@ def _refuse_markless(stage: int) -> None:
     try:
         os.setxattr(b"/proc/self/fd/%d" % fd, MARK, b"probe")
     except OSError as error:
+        if error.errno in TRANSIENT | NO_SPACE:
+            raise
         raise SiteRefusedError(
             f"its file system does not keep trusted.* extended attributes ({error.strerror})"
         ) from error
@@ -346,15 +360,15 @@ def _read(directory: int, name: bytes) -> bytes | None:
 def _replace(directory: int, name: bytes, data: bytes) -> None:
     fresh = b"new." + name
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FILE
-    _write(os.open(fresh, flags, 0o600, dir_fd=directory), data, sync=True)
+    with open(os.open(fresh, flags, 0o600, dir_fd=directory), "wb", buffering=0) as file:
+        _write(file, data, sync=True)
     os.replace(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
 
 
-def _write(fd: int, data: bytes, *, sync: bool) -> None:
-    with open(fd, "wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-        if sync:
-            os.fsync(fd)
+def _write(file: io.FileIO, data: bytes, *, sync: bool) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+    if sync:
+        os.fsync(file.fileno())

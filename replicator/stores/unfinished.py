@@ -9,6 +9,7 @@ puts them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import threading
@@ -99,8 +100,11 @@ class Unfinished:
 
     def finished(self, name: bytes) -> None:
         """Before a complete copy gets its place."""
-        if self._says(name):
+        try:
             os.removexattr(b"/proc/self/fd/%d/%s" % (self._stage, name), EXTENTS)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
 
     def release(self, name: bytes) -> None:
         """It has its place, or was given up."""

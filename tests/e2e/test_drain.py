@@ -30,6 +30,10 @@ class StoppedBetweenLooks(SiteDriver):
         return more
 
 
+async def begun(failure: Exception | None) -> None:
+    assert failure is None
+
+
 async def test_what_was_recorded_while_the_last_slice_ran(
     mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -41,6 +45,6 @@ async def test_what_was_recorded_while_the_last_slice_ran(
     )
     driver.changed = mounted.mountpoint / "late"
     await trio.to_thread.run_sync(driver.open)
-    await driver.run()
+    await driver.run(begun)
     assert driver.phase is Phase.STOPPED
     assert (site / "late").read_text() == "made after the last look\n"

@@ -219,12 +219,6 @@ def test_a_read_only_site(setting: Setting) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_two_sites_of_which_one_is_refused(setting: Setting, tmp_path: Path) -> None:
-    done = replicator("run", *setting.words, "--site", f"other={tmp_path / 'none'}")
-    assert done.returncode == 66
-    assert done.stderr.splitlines()[-1] == f"replicator: {tmp_path / 'none'}: does not exist"
-
-
 def test_a_site_inside_the_mountpoint(setting: Setting) -> None:
     site = setting.volume.mountpoint / "site"
     site.mkdir()

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Final
 
-from replicator import cli, progress, site_state
+from replicator import cli, daemon, progress, site_state
 from replicator.copying import Check, at_once, copy_content
 from replicator.stores import directory
 
@@ -31,6 +31,7 @@ def _copy(source: int, stage: int, check: Check = at_once) -> int:
 
 if __name__ == "__main__":
     vars(directory)["copy_content"] = _copy
+    vars(daemon)["OPEN_SECONDS"] = 2.0
     vars(site_state)["BACKOFF_SECONDS_MAX"] = 2.0
     for name in ("STALLED_SECONDS", "STOP_SECONDS", "STOP_NOW_SECONDS"):
         setattr(progress, name, 2.0)

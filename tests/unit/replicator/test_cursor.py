@@ -215,7 +215,7 @@ def test_a_journal_that_knows_less_than_the_site_did(
             site_cuts=[(1, 2)],
         )
         assert (cursor.went_back(reader, state) is not None) is again
-        found = cursor.load_state(store_of(state), reader, "backup", adopt=False)
+        found = cursor.load_state(encode_state(state), reader, "backup", adopt=False)
         assert found.initial is again
         assert (found.saves, found.site_cuts) == (40, [(1, 2)])  # of the site, whatever becomes
         state.log_tag = f"{header.tag:016x}"
