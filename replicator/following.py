@@ -58,6 +58,7 @@ class Follower:
         self._waiting: dict[int, Awaited] = {}
         self._undone: deque[int] = deque()
         self._catch_up: CatchUp | None = None
+        self._promised: Engine | None = None
         self._socket: socket.socket | None = None
         self._resting = ""
         self._ended = threading.Event()
@@ -108,6 +109,8 @@ class Follower:
                 self._waiting[message.sequence] = message
         while len(self._waiting) > _WAITING_MAX:
             del self._waiting[next(iter(self._waiting))]
+        if self._waiting or engine.state.promised:
+            self._promise(engine)
         if anew or heard or len(promises) != len(self._waiting):
             promises.replace(self._waiting.values())
         if self._waiting and len(self._ready) < _READY_MAX:
@@ -117,6 +120,20 @@ class Follower:
         if catch_up is not None and known and plan.working() >= catch_up.sequence:
             self._catch_up = None
             self._send([CaughtUp(catch_up.sequence)])
+
+    def _promise(self, engine: Engine) -> None:
+        """Have the site keep what jobs are told, also after the next start. StoreError."""
+        if engine is self._promised:
+            return
+        if not engine.state.promised:
+            engine.state.promised = True
+            try:
+                engine.save()
+            except BaseException:
+                engine.state.promised = False
+                raise
+        engine.store.keep_order()
+        self._promised = engine
 
     def _answer(self, engine: Engine) -> None:
         kept = engine.promises.look()
