@@ -383,15 +383,17 @@ class Engine(pyfuse3.Operations):
             raise
 
     async def _written_through(self, node: Node, pid: int) -> None:
-        """Until the sites have the last record of its content; those of that process wait."""
-        due, names = node.due, self.through.sites(node)
-        try:
-            if names and (due is not None or self.recorder.degraded):
-                records = [] if due is None else [due]
-                await self.through.wait(names, records, lambda: is_killed(pid), made=False)
-        finally:
-            if node.due is due:  # another one who closes it meanwhile waits for the same
-                node.due = None
+        """Until the sites have the last record of its content; those of that process wait. If
+        they do not get it, the next who closes it waits: it may tell of what that one wrote."""
+        due = node.due
+        if due is None and not self.recorder.degraded:
+            return
+        names, kept = self.through.sites(node), True
+        if names:
+            records = [] if due is None else [due]
+            kept = await self.through.wait(names, records, lambda: is_killed(pid), made=False)
+        if kept and node.due is due:
+            node.due = None
 
     def _hold(self, node: Node) -> None:
         """Have the descriptor and the id of an object at hand."""

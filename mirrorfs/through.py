@@ -229,8 +229,9 @@ class Through:
         killed: Callable[[], bool],
         *,
         made: bool,
-    ) -> None:
-        """Until these sites have what these records tell of, or it is known that they will not.
+    ) -> bool:
+        """Until these sites have what these records tell of, or it is known that they will not:
+        whether they do.
 
         `made`: the change cannot be refused any more. Otherwise OSError EIO, if a site does not
         have it and the operator chose so. No records: they could not be made.
@@ -245,11 +246,16 @@ class Through:
                 continue
             wait.failed = wait.failed or not records
             for sequence, change in records:
-                site.expect(_awaited(tag, sequence, change), wait)
+                if site.undone.get(bytes(change.object), ("", 0))[1] == sequence:
+                    site.passed += 1  # that was told before
+                    wait.failed = True
+                else:
+                    site.expect(_awaited(tag, sequence, change), wait)
         if wait.left:
             await self._wait(wait, killed)
         if wait.failed and not made and self.options.fallback == "error":
             raise OSError(errno.EIO, "a site does not have it")
+        return not wait.failed
 
     async def _wait(self, wait: _Wait, killed: Callable[[], bool]) -> None:
         deadline = trio.current_time() + self.options.timeout
@@ -274,12 +280,21 @@ class Through:
             self._degrade(site, reason)
             site.passed += 1
 
-    def abandon(self) -> None:
-        """The mount ends: nobody waits any longer."""
+    def abandon(self) -> int:
+        """The mount ends: nobody waits any longer. How many did."""
         self._abandoned = True
+        return self.release()
+
+    def release(self) -> int:
+        """Who waits now has an answer without the sites. How many did."""
+        waited = self._waiting
         for site in self._sites.values():
+            site.passed += site.waiting
             for sequence in list(site.waits):
                 site.end(sequence, failed=True)
+        if waited:
+            _log.warning("write-through: to be unmounted: %d jobs do not wait any longer", waited)
+        return waited
 
     def _degrade(self, site: _Site, reason: str) -> None:
         """Nobody waits for it until it has caught up with what there is now."""

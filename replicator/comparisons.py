@@ -119,19 +119,24 @@ class Comparisons:
         self._under_way.append(made)
 
     def advance(
-        self, gap: tuple[Tag, SequenceNumber], position: Position, *, keep: bool
-    ) -> Reconciled:
-        """Do the next part. The rest is about what is in doubt now.
+        self,
+        done: Reconciled,
+        gap: tuple[Tag, SequenceNumber],
+        position: Position,
+        *,
+        keep: bool,
+    ) -> None:
+        """Do the next part; what came of it is put into `done`, whatever is raised. The rest is
+        about what is in doubt now.
 
-        Raises StoreError and SourceError where going on is of no use now: the same part is to be
-        tried again, or to be given up.
+        Raises StoreError and SourceError where going on is of no use now: the rest of the part is
+        to be tried again, or to be given up.
         """
-        done = Reconciled()
         over = self._over
         for each in over:
             self._end(each)
         if over or self._take_doubt(gap, position, keep=keep):
-            return done
+            return
         at_work = self._at_work
         assert at_work is not None, "it is ready"
         try:
@@ -142,7 +147,6 @@ class Comparisons:
         at_work.tries = 0
         at_work.ended = not more
         self._end(at_work)
-        return done
 
     def _end(self, comparison: Comparison) -> None:
         """It may have come to its end."""

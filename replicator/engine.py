@@ -262,17 +262,18 @@ class Engine:
         self._unsaved = True
         comparisons = self._comparisons
         position = (SequenceNumber(max(1, self.plan.working())), 0)
+        done = Reconciled()
         try:
             self.step.bench.map.limbo.tidy()
-            done = comparisons.advance(self._gap(), position, keep=self._keeps)
+            comparisons.advance(done, self._gap(), position, keep=self._keeps)
         except (StoreError, SourceError) as error:
             if not comparisons.tries or again(error, comparisons.tries):
                 raise
             given_up = comparisons.give_up()
             if given_up is not None:
                 self._holding.hold_failed([(given_up, error)])
-            return
-        self._compared(done)
+        finally:
+            self._compared(done)
 
     def _compared(self, done: Reconciled) -> None:
         """Something was compared."""

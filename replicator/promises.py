@@ -203,10 +203,16 @@ class Promises:
         with parent:
             found = bench.source.lookup(parent, place.name)
         directory = bench.map.find(place.directory)
-        entry = None if directory is None else bench.store.lookup(directory, place.name)
-        if found is None or entry is None:
-            return found is None and entry is None
+        if directory is None:
+            if found is not None:
+                found.close()
+            return False  # it is where it was moved from by a record still to be read
+        entry = bench.store.lookup(directory, place.name)
+        if found is None:
+            return entry is None
         with found:
+            if entry is None:
+                return stat.S_ISSOCK(found.mode)  # these have no copies
             mark = entry.mark
             if mark is None or mark.object != found.id:
                 # About to be replaced. The step of what was there may have left that to its place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,11 +119,12 @@ def followed(
 
 
 @contextmanager
-def closing(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A job that writes a file and closes it."""
+def closing(path: Path, before: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A job that writes a file and closes it; `before`: what it does before it closes."""
     script = "import sys; f = open(sys.argv[1], 'w'); f.write('x'); f.flush(); print(flush=True)"
     job = subprocess.Popen(
-        [sys.executable, "-c", f"{script}; f.close()", path],
+        [sys.executable, "-c", f"{script}{before}; f.close()", path],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -195,6 +197,10 @@ def test_all_kinds_of_changes(mounting: Mounting, replicating: Replicating) -> N
     assert os.readlink(there / "s") == "target"
     os.mkfifo(top / "p")
     assert (there / "p").is_fifo()
+    with socket.socket(socket.AF_UNIX) as listener:  # has no copy: nobody waits for one
+        listener.bind(str(top / "u"))
+    (top / "u").rename(top / "v")
+    os.unlink(top / "v")
     (top / "f").write_text("content")
     os.link(top / "f", top / "d/l")
     assert os.path.samefile(there / "f", there / "d/l")
@@ -215,7 +221,7 @@ def test_all_kinds_of_changes(mounting: Mounting, replicating: Replicating) -> N
     os.unlink(top / "e/l")
     os.rmdir(top / "e")
     assert not (there / "e").exists()
-    assert of(mounted).passed == 0
+    assert (of(mounted).passed, of(mounted).undone) == (0, 0)
 
 
 def test_what_jobs_wait_for_passes_what_waits(mounting: Mounting, replicating: Replicating) -> None:
@@ -320,7 +326,7 @@ def test_without_a_replicator_the_first_one_waits_and_it_is_told_once(
     wait_until_it_follows(mounted)
     (mounted.mountpoint / "g").write_text("x")
     assert (replication.sites["site"] / "g").exists() or of(mounted).down
-    assert "site: " in replicator("status", "--journal", mounted.journal).stdout
+    assert "site site" in replicator("status", "--journal", mounted.journal).stdout
 
 
 def test_error_is_answered_where_it_can_be(mounting: Mounting, replicating: Replicating) -> None:
@@ -393,6 +399,20 @@ def test_what_fails_at_the_site_is_not_waited_for(
     assert run("status", mounted.mountpoint).returncode == 0
 
 
+def test_an_error_is_told_to_all_who_wrote(mounting: Mounting) -> None:
+    """The first close records what both have written."""
+    mounted = mounting("write-through=site", "fallback=error", HASTY)
+    path = mounted.source / "f"
+    path.touch()
+    one, other = (os.open(mounted.mountpoint / "f", os.O_WRONLY) for _ in range(2))
+    os.pwrite(one, b"1", 0)
+    os.pwrite(other, b"2", 1)
+    for descriptor in (one, other):
+        with refused():
+            os.close(descriptor)
+    assert path.read_text() == "12"
+
+
 # jobs that wait --------------------------------------------------------------------------------
 
 
@@ -404,6 +424,81 @@ def test_a_job_that_waits_can_be_killed_and_leaves_nobody_waiting(mounting: Moun
         job.wait()
     until(lambda: of(mounted).waiting == 0, lambda: "it waits still")
     assert of(mounted).down is None
+
+
+@pytest.mark.parametrize("how", ["umount(8)", "mirrorfs umount", "SIGTERM", "umount -l"])
+def test_what_ends_a_mount_while_a_job_waits(how: str, mounting: Mounting) -> None:
+    mounted = mounting("write-through=site", PATIENT)
+    path = mounted.mountpoint / "f"
+    with closing(path) as job:
+        until(lambda: of(mounted).waiting == 1, lambda: "it does not wait")
+        if how == "umount(8)":  # the kernel refuses: the job has the file open
+            done = subprocess.run(
+                ["umount", mounted.mountpoint], capture_output=True, text=True, check=False
+            )
+            assert "busy" in done.stderr
+            assert of(mounted).waiting == 1
+            return
+        if how == "umount -l":
+            subprocess.run(["umount", "-l", mounted.mountpoint], check=True)
+            assert of(mounted).waiting == 1  # until the site, the time-out, or a signal
+            os.kill(mounted.pid, signal.SIGTERM)
+        elif how == "SIGTERM":
+            os.kill(mounted.pid, signal.SIGTERM)
+        else:
+            mounted.umount()
+        assert job.wait() == 0
+    mounted.wait()
+    assert not os.path.ismount(mounted.mountpoint)
+
+
+@pytest.mark.parametrize("change", ["mkdir", "rename", "unlink"])
+def test_umount_answers_whoever_changes_a_name(change: str, mounting: Mounting) -> None:
+    mounted = mounting("write-through=site", PATIENT)
+    (mounted.source / "f").touch()
+    act = {
+        "mkdir": "os.mkdir(p + '/d')",
+        "rename": "os.rename(p + '/f', p + '/g')",
+        "unlink": "os.unlink(p + '/f')",
+    }
+    script = f"import os, sys; p = sys.argv[1]; {act[change]}"
+    job = subprocess.Popen([sys.executable, "-c", script, mounted.mountpoint])
+    try:
+        until(lambda: of(mounted).waiting == 1, lambda: "it does not wait")
+        mounted.umount()
+        assert job.wait() == 0
+    finally:
+        job.kill()
+        job.wait()
+
+
+def test_umount_is_refused_while_somebody_else_uses_it(mounting: Mounting) -> None:
+    mounted = mounting("write-through=site", PATIENT)
+    with closing(mounted.mountpoint / "f") as job:
+        until(lambda: of(mounted).waiting == 1, lambda: "it does not wait")
+        user = os.open(mounted.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert "in use" in run("umount", mounted.mountpoint).stderr
+            assert job.wait() == 0  # but it was answered
+        finally:
+            os.close(user)
+    mounted.umount()
+
+
+def test_who_wrote_the_same_waits_though_the_first_was_killed(mounting: Mounting) -> None:
+    mounted = mounting("write-through=site", PATIENT)
+    path = mounted.mountpoint / "f"
+    (mounted.source / "f").touch()
+    with closing(path, "; input()") as second:
+        with closing(path) as first:  # its record tells of both
+            until(lambda: of(mounted).waiting == 1, lambda: "it does not wait")
+            first.kill()
+        until(lambda: of(mounted).waiting == 0, lambda: "it waits still")
+        assert second.stdin is not None
+        second.stdin.write(b"\n")
+        second.stdin.flush()
+        until(lambda: of(mounted).waiting == 1 or second.poll() is not None, lambda: "neither")
+        assert second.poll() is None, "what it wrote is nowhere else"
 
 
 @pytest.mark.parametrize("io", ["inline", "threads"])
