@@ -44,6 +44,9 @@ _KILLED_SECONDS: Final = 0.5
 _WAITING_MAX: Final = 2048
 """More jobs do not wait at once: requests have to go on."""
 _UNDONE_MAX: Final = 1000
+_NEWS_MAX: Final = 1000
+_NEAR: Final = 2000
+"""A site that has so many records still to read does not follow: each job would wait in vain."""
 
 
 class ThroughOptions(NamedTuple):
@@ -128,6 +131,12 @@ class _Site:
             known[1].remove(wait)
             if not known[1]:
                 del self.waits[sequence]
+                if len(self.news) > 2 * len(self.waits) + _NEWS_MAX:  # a replicator that hangs
+                    self.news = deque(filter(self.concerns, self.news))
+
+    def concerns(self, message: ToReplicator) -> bool:
+        """Whether somebody still wants to have that told."""
+        return isinstance(message, CatchUp) or message.sequence in self.waits
 
     def end(self, sequence: int, *, failed: bool) -> Awaited | None:
         """All who wait for that record have their answers."""
@@ -326,7 +335,9 @@ class Through:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_tell, site, me, connection)
-                while site.followed is me and (data := await connection.recv(MESSAGE_BYTES_MAX)):
+                while data := await connection.recv(MESSAGE_BYTES_MAX):
+                    if site.followed is not me:
+                        break  # another one has come since
                     for message in from_replicator.decode(data):
                         self._heard(site, message)
                 nursery.cancel_scope.cancel()
@@ -346,15 +357,24 @@ class Through:
                 if awaited is not None:
                     site.passed += 1
                     self._undone(site, awaited, reason)
-            case CaughtUp(sequence):
+            case CaughtUp(sequence, read):
                 if site.down is not None and sequence >= site.caught_up:
-                    seconds = (time.time_ns() - site.since_ns) / 1e9
-                    told = "write-through: site %s follows again, after %.1f s and %d answers"
-                    passed = site.passed - site.passed_before
-                    _log.warning(f"{told} without it", site.name, seconds, passed)
-                    site.down = None
+                    self._caught_up(site, read)
             case Resting(reason):
                 self._degrade(site, reason)
+
+    def _caught_up(self, site: _Site, read: int) -> None:
+        """It has what there was when it was asked for. What has come since it can only hurry with
+        if it has read that."""
+        tag, head = self._head()
+        if head - read > _NEAR:
+            site.caught_up = head
+            site.tell(CatchUp(tag, head))
+            return
+        seconds = (time.time_ns() - site.since_ns) / 1e9
+        told = "write-through: site %s follows again, after %.1f s and %d answers without it"
+        _log.warning(told, site.name, seconds, site.passed - site.passed_before)
+        site.down = None
 
     def _durable(self, site: _Site, sequence: int) -> None:
         awaited = site.end(sequence, failed=False)
@@ -419,7 +439,7 @@ async def _tell(site: _Site, me: object, connection: trio.socket.SocketType) -> 
             messages: list[ToReplicator] = []
             while site.news and len(messages) < MESSAGES_MAX:
                 message = site.news.popleft()
-                if isinstance(message, CatchUp) or message.sequence in site.waits:
+                if site.concerns(message):
                     messages.append(message)
             if messages:
                 await connection.send(encode(messages))

@@ -119,7 +119,7 @@ class Follower:
         known = catch_up is not None and plan.known_tag == catch_up.incarnation
         if catch_up is not None and known and plan.working() >= catch_up.sequence:
             self._catch_up = None
-            self._send([CaughtUp(catch_up.sequence)])
+            self._send([CaughtUp(catch_up.sequence, plan.known)])
 
     def _promise(self, engine: Engine) -> None:
         """Have the site keep what jobs are told, also after the next start. StoreError."""

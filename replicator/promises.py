@@ -93,11 +93,6 @@ class Promises:
             made = _Promise(each.sequence, each.incarnation, objects, places)
             self._waiting[each.sequence] = old.get(each.sequence, made)
 
-    @property
-    def ahead(self) -> bool:
-        """Whether one of the records is still to be read."""
-        return any(each.sequence > self._plan.known for each in self._waiting.values())
-
     def look(self) -> Kept:
         """What became of them; what is told is forgotten. Steps that they ask for are hurried."""
         kept = Kept()
