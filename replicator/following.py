@@ -166,8 +166,10 @@ class Follower:
 
     def _converse(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as made:
+            made.setblocking(False)  # if mirrorfs hangs, there may be no room for one more
             with socket_address(self._journal) as address:
                 made.connect(address)
+            made.setblocking(True)
             made.send(msgspec.msgpack.encode(FollowRequest(self._site)))
             with self._lock:
                 self._socket = made
