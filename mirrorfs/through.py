@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from mirrorfs.config import OFF, read_sites
-from mirrorfs.inodes import Node
+from mirrorfs.inodes import InodeTable, Node
 from mirrorfs.journal.awaiting import (
     MESSAGES_MAX,
     Awaited,
@@ -154,17 +154,25 @@ class _Site:
 
 
 class Through:
-    """The write-through of one mount."""
+    """The write-through of one mount.
+
+    Attributes:
+        options: what the operator chose.
+        refuses: some changes may be refused: they are to be admitted.
+    """
 
     def __init__(
         self,
         options: ThroughOptions,
         read: Callable[[Node], bytes | None],
         head: Callable[[], tuple[Tag, SequenceNumber]],
+        table: InodeTable,
     ) -> None:
         """`read`: the value of THROUGH_XATTR of a directory. `head`: the journal's, and its
-        incarnation."""
+        incarnation. `table`: the directories."""
         self.options = options
+        self.refuses = options.fallback == "error"
+        self._table = table
         self._read = read
         self._head = head
         self._sites: dict[str, _Site] = {name: _Site(name) for name in options.sites}
@@ -177,26 +185,40 @@ class Through:
 
     def sites(self, *nodes: Node) -> tuple[str, ...]:
         """The sites to wait for after a change of these."""
+        if len(nodes) == 1:
+            directory = nodes[0] if nodes[0].directory else nodes[0].parent
+            if directory is not None and not nodes[0].aliases:
+                return self._of(directory)
         found: dict[str, None] = {}
         for node in nodes:
             above = [node] if node.directory else [directory for directory, _ in node.names()]
             if not above:
                 found.update(dict.fromkeys(self.options.sites))
-            for directory in above:
-                found.update(dict.fromkeys(self._of(directory)))
+            for each in above:
+                found.update(dict.fromkeys(self._of(each)))
         return tuple(found)
 
     def _of(self, node: Node) -> tuple[str, ...]:
-        """Of the nearest directory upwards that says so; else the mount's."""
+        """Of the nearest directory upwards that says so; else the mount's. It is known until
+        something above may have changed."""
+        known = node.inherited
+        if known is not None and known[0] == self._table.moves:
+            return known[1]
         directory: Node | None = node
+        found = self.options.sites
         while directory is not None:
             own = directory.through
             if own is None:
                 own = directory.through = self._look(directory)
             if own:
-                return () if own == (OFF,) else own
+                found = () if own == (OFF,) else own
+                break
+            if directory is self._table.root:
+                break
             directory = directory.parent
-        return self.options.sites
+        if directory is not None:  # else it is not known where it is
+            node.inherited = self._table.moves, found
+        return found
 
     def _look(self, directory: Node) -> tuple[str, ...]:
         if not self.options.possible:
@@ -214,6 +236,7 @@ class Through:
 
     def named(self, sites: Iterable[str]) -> None:
         """A directory names these."""
+        self._table.moves += 1
         self._directories += 1
         self._named.update(sites)
         self._named.discard(OFF)
@@ -226,7 +249,7 @@ class Through:
     def admit(self, nodes: Sequence[Node], *, recorded: bool) -> None:
         """Before a change of these: OSError if it is known that its sites would not have it, and
         the operator chose that it is refused then. `recorded`: the journal takes records."""
-        if self.options.fallback == "error":
+        if self.refuses:
             names = self.sites(*nodes)
             if names and (not recorded or any(self._site(name).down for name in names)):
                 raise OSError(errno.EIO, "a site does not follow")

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from mirrorfs.inodes import InodeTable
 from mirrorfs.journal.awaiting import (
     Awaited,
     CatchUp,
@@ -57,6 +58,7 @@ class Bench:
             ThroughOptions(("site",), TIMEOUT),
             lambda _: None,
             lambda: (Tag(1), SequenceNumber(self.head)),
+            InodeTable(2),
         )
 
     async def close(self, about: int = 0) -> tuple[float, bool]:
@@ -232,3 +234,38 @@ def test_who_is_released_has_an_answer_and_the_next_one_waits(
 
     run(play)
     assert len(caplog.records) == 2
+
+
+def test_which_sites_a_directory_inherits_is_known_until_something_above_changes() -> None:
+    table, says = InodeTable(2), dict[int, bytes]()
+    through = Through(
+        ThroughOptions(("all",)),
+        lambda node: says.get(node.number),
+        lambda: (Tag(1), SequenceNumber(0)),
+        table,
+    )
+    names = ("a", "b", "c", "d")
+    nodes = {name: table.add(at, directory=True) for at, name in enumerate(names, 10)}
+    above = table.root
+    for name in names[:3]:  # a/b/c, and d
+        table.bind(above, name.encode(), nodes[name])
+        above = nodes[name]
+    table.bind(table.root, b"d", nodes["d"])
+    file, lost = table.add(20, directory=False), table.add(21, directory=True)
+    table.bind(nodes["c"], b"f", file)
+    says[lost.number] = b"off"
+    assert through.sites(file) == through.sites(nodes["d"]) == ("all",)
+    nodes["a"].through = ("one",)  # as setxattr does
+    through.named(("one",))
+    assert through.sites(file) == through.sites(nodes["c"]) == ("one",)
+    assert through.sites(file, nodes["d"]) == ("one", "all")
+    table.move(nodes["a"], b"b", nodes["d"], b"e")
+    assert through.sites(file) == ("all",)
+    table.exchange(table.root, b"a", nodes["d"], b"e")
+    assert through.sites(nodes["c"]) == ("all",)
+    table.bind(nodes["a"], b"again", nodes["b"])  # found there: moved behind the mount
+    assert through.sites(file) == ("one",)
+    assert through.sites(lost) == ()
+    table.bind(table.root, b"l", lost)
+    table.bind(lost, b"m", nodes["b"])
+    assert through.sites(file) == ()
