@@ -244,6 +244,38 @@ def test_what_jobs_wait_for_passes_what_waits(mounting: Mounting, replicating: R
     assert len(os.listdir(replication.sites["site"] / "backlog")) == 3000
 
 
+def test_a_site_that_has_a_part_has_that(
+    mounting: Mounting, replicating: Replicating, tmp_path: Path
+) -> None:
+    mounted = mounting("write-through=site", PATIENT)
+    replication = replicating(mounted.journal, "site", start=False)
+    replication.volume = tmp_path / "v.toml"
+    there, top = replication.sites["site"], mounted.mountpoint
+    replication.volume.write_text(
+        f'[volume]\njournal = "{mounted.journal}"\n[[site]]\nname = "site"\n'
+        f'url = "file://{there}"\nexclude = ["/raw/", "*.tmp"]\n'
+    )
+    replication.start()
+    replication.settle()
+    wait_until_it_follows(mounted)
+    for number in range(CLOSES // 15):
+        (top / f"raw/{number}/sub").mkdir(parents=True)
+        for name in ("a", "b.tmp", "sub/c"):
+            (top / f"raw/{number}/{name}").write_text(name)
+        (top / f"raw/{number}").rename(top / f"{number}")  # comes with all that is in it
+        assert (there / f"{number}/a").read_text() == "a"
+        assert (there / f"{number}/sub/c").read_text() == "sub/c"
+        assert not (there / f"{number}/b.tmp").exists()
+        (top / f"{number}/b.tmp").rename(top / f"{number}/b")
+        assert (there / f"{number}/b").read_text() == "b.tmp"
+        (top / f"{number}/b").rename(top / f"raw/b{number}")
+        assert not (there / f"{number}/b").exists()
+        (top / f"{number}").rename(top / f"raw/{number}")
+        assert not (there / f"{number}").exists()
+    assert (of(mounted).passed, of(mounted).undone) == (0, 0)
+    replication.settle()
+
+
 # which directories -----------------------------------------------------------------------------
 
 
