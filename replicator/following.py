@@ -62,7 +62,7 @@ class Follower:
         self._socket: socket.socket | None = None
         self._resting = ""
         self._ended = threading.Event()
-        self._ready: list[Kept] = []
+        self._ready: list[tuple[socket.socket | None, Kept]] = []
         self._more = threading.Condition()
         self._failure: StoreError | None = None
         self._threads = [
@@ -93,10 +93,10 @@ class Follower:
         """Tell the engine what is new, and who waits what became of it. UnsyncedError: what was
         done could not be synced."""
         if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+            self._fail()
         promises = engine.promises
         with self._lock:
+            asked = self._socket
             heard, self._heard = self._heard, []
             anew, self._anew = self._anew, False
         if anew:
@@ -114,7 +114,7 @@ class Follower:
         if anew or heard or len(promises) != len(self._waiting):
             promises.replace(self._waiting.values())
         if self._waiting and len(self._ready) < _READY_MAX:
-            self._answer(engine)
+            self._answer(engine, asked)
         catch_up, plan = self._catch_up, engine.plan
         known = catch_up is not None and plan.known_tag == catch_up.incarnation
         if catch_up is not None and known and plan.working() >= catch_up.sequence:
@@ -135,7 +135,19 @@ class Follower:
         engine.store.keep_order()
         self._promised = engine
 
-    def _answer(self, engine: Engine) -> None:
+    def _fail(self) -> None:
+        """Something could not be synced. The kernel tells that once: so nothing else that was
+        opened meanwhile is made durable, either."""
+        with self._more:
+            ready, self._ready = self._ready, []
+            failure, self._failure = self._failure, None
+        for _, kept in ready:
+            close(kept)
+        assert failure is not None
+        raise failure
+
+    def _answer(self, engine: Engine, asked: socket.socket | None) -> None:
+        """`asked`: by whom; whoever follows asks anew."""
         kept = engine.promises.look()
         for sequence in kept.done:
             del self._waiting[sequence]
@@ -146,7 +158,7 @@ class Follower:
             self._waiting.pop(self._undone.popleft(), None)
         if kept.done:
             with self._more:
-                self._ready.append(kept)
+                self._ready.append((asked, kept))
                 self._more.notify()
 
     def rest(self, reason: str) -> None:
@@ -187,10 +199,11 @@ class Follower:
                 with self._lock:
                     self._socket = None
 
-    def _send(self, messages: list[FromReplicator]) -> None:
-        """If mirrorfs is there, and hears; if it does not, it is told when it asks anew."""
+    def _send(self, messages: list[FromReplicator], asked: socket.socket | None = None) -> None:
+        """If mirrorfs is there, and hears; if it does not, it is told when it asks anew. `asked`:
+        nobody else is told."""
         with self._lock:
-            if self._socket is None:
+            if self._socket is None or (asked is not None and asked is not self._socket):
                 return
             try:
                 self._socket.send(encode(messages), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -214,18 +227,19 @@ class Follower:
                 self._failure = error
                 self._wake()
             finally:
-                for kept in ready:
+                for _, kept in ready:
                     close(kept)
                 if self._waiting:
                     self._wake()
 
-    def _make_durable(self, ready: list[Kept]) -> None:
+    def _make_durable(self, ready: list[tuple[socket.socket | None, Kept]]) -> None:
         """Those that are ready share what the disk does."""
-        for kept in ready:
+        for _, kept in ready:
             if kept.syncing is not None:
                 kept.syncing.begin()
         seen: set[object] = set()
-        for kept in ready:
+        for asked, kept in ready:
             if kept.syncing is not None:
                 kept.syncing.finish(seen)
-            self._send([Durable(tuple(kept.done))])
+            if asked is not None:
+                self._send([Durable(tuple(kept.done))], asked)
