@@ -26,6 +26,7 @@ from mirrorfs.journal.control_client import (
     FollowRequest,
     ReconcileRequest,
     Refused,
+    ReleaseRequest,
     RemountRequest,
     Request,
     RootAnswer,
@@ -66,6 +67,9 @@ class Volume(Protocol):
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
         """These of the kernel's options are in force now."""
+
+    def release(self) -> None:
+        """Nobody waits any longer for what sites do not have yet."""
 
     async def follow(self, site: str, connection: trio.socket.SocketType) -> None:
         """Speak with the replicator of a site until it goes (journal.awaiting)."""
@@ -155,6 +159,10 @@ def _answer(request: Request, volume: Volume) -> Answer:
                 return Refused(f"{os.fsdecode(path)}: {error.strerror}")
             body = Reconcile(directory, whole, path, reason)
             return _appended(volume.append(Kind.RECONCILE, body))
+        case ReleaseRequest():
+            told = volume.status()
+            volume.release()
+            return told
         case RemountRequest(kernel_options):
             volume.remounted(kernel_options)
             return volume.status()

@@ -134,11 +134,12 @@ def change(
         try:
             if self.recorder.degraded:
                 await self.recorder.admitted(self._known(args, inodes), context.pid)
-            if THROUGH_XATTR not in args:  # that can be changed always
+            if self.through.refuses and THROUGH_XATTR not in args:  # that can be changed always
                 self.through.admit(self._known(args, inodes), recorded=not self.recorder.degraded)
             while True:
                 try:
-                    if self.recorder.relies(self._known(args, inodes)):
+                    known = self._known(args, inodes)
+                    if self.recorder.relies(known):
                         self.recorder.told.clear()
                         result = handler(self, *args, **kwargs)
                         break
@@ -148,7 +149,7 @@ def change(
         except Exception as error:  # noqa: BLE001 - no request may end the daemon
             self.recorder.failed(handler.__name__, error, self._known(args, inodes))
             raise self.failure(handler.__name__, error) from None
-        names = self.through.sites(*self._known(args, inodes))
+        names = self.through.sites(*known)
         if names and handler.__name__ not in _CLOSE_WAITS:
             # no await since it returned: what is told now are its records
             records = [(each.sequence, each.change) for each in self.recorder.told if _ends(each)]
@@ -179,7 +180,8 @@ class Engine(pyfuse3.Operations):
         self.recorder = Recorder(tree, self._objects, journal)
         facts = options.facts
         self._virtual = facts and VirtualAttributes(self._objects, self.recorder, facts)
-        self.through = Through(options.through, self._named_sites, journal.newest)
+        table = self._objects.table
+        self.through = Through(options.through, self._named_sites, journal.newest, table)
         self._jobs = Jobs(options.job_variables, options.descriptors_max // 32)
         self._listings: dict[int, Listing] = {}
         self._threads = options.io == "threads"
@@ -383,15 +385,17 @@ class Engine(pyfuse3.Operations):
             raise
 
     async def _written_through(self, node: Node, pid: int) -> None:
-        """Until the sites have the last record of its content; those of that process wait."""
-        due, names = node.due, self.through.sites(node)
-        try:
-            if names and (due is not None or self.recorder.degraded):
-                records = [] if due is None else [due]
-                await self.through.wait(names, records, lambda: is_killed(pid), made=False)
-        finally:
-            if node.due is due:  # another one who closes it meanwhile waits for the same
-                node.due = None
+        """Until the sites have the last record of its content; those of that process wait. If
+        they do not get it, the next who closes it waits: it may tell of what that one wrote."""
+        due = node.due
+        if due is None and not self.recorder.degraded:
+            return
+        names, kept = self.through.sites(node), True
+        if names:
+            records = [] if due is None else [due]
+            kept = await self.through.wait(names, records, lambda: is_killed(pid), made=False)
+        if kept and node.due is due:
+            node.due = None
 
     def _hold(self, node: Node) -> None:
         """Have the descriptor and the id of an object at hand."""

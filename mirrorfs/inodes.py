@@ -41,7 +41,7 @@ class Node:
         children: for a directory, the known names in it.
         activity: for a directory, the entry of `activity` that its last change relied on.
         through: for a directory, the sites that it names itself for write-through; None until
-            somebody asked.
+            somebody asked. inherited: those it has from above, as of so many `moves` of the table.
         due: the last record of its content, until a close has waited for the sites to have it.
     """
 
@@ -56,6 +56,7 @@ class Node:
         "generation",
         "handles",
         "identity",
+        "inherited",
         "lookups",
         "name",
         "number",
@@ -86,6 +87,7 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.activity: Entry | None = None
         self.through: tuple[str, ...] | None = None
+        self.inherited: tuple[int, tuple[str, ...]] | None = None
         self.due: tuple[int, Change] | None = None
 
     def __repr__(self) -> str:
@@ -115,11 +117,13 @@ class InodeTable:
     """All nodes, and the tree of the names known of them.
 
     `root_inode` is the inode number of the root. Numbers are inode numbers, except that the root
-    is ROOT_NUMBER, and an object whose inode number is ROOT_NUMBER has the root's.
+    is ROOT_NUMBER, and an object whose inode number is ROOT_NUMBER has the root's. `moves` counts
+    what may have changed what directories inherit.
     """
 
     def __init__(self, root_inode: int) -> None:
         self._root_inode = root_inode
+        self.moves = 0
         self.root = Node(ROOT_NUMBER, directory=True)
         self.nodes: dict[int, Node] = {ROOT_NUMBER: self.root}
 
@@ -158,6 +162,7 @@ class InodeTable:
         node = directory.children.pop(name, None)
         if node is None:
             return []
+        self.moves += node.directory
         if node.parent is directory and node.name == name:
             node.parent, node.name = None, b""
             if node.aliases:

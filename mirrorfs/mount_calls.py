@@ -7,7 +7,9 @@ decides nothing.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -26,6 +28,7 @@ _CREATE: Final = 6
 _FROM_EMPTY_PATH: Final = 0x4
 _TO_EMPTY_PATH: Final = 0x40
 _CLONE_NEWNS: Final = 0x20000
+_AGAIN_SECONDS = 0.02
 _MS_REC: Final = 0x4000
 _MS_PRIVATE: Final = 0x40000
 
@@ -120,6 +123,18 @@ def unmount(path: str, flags: int = 0) -> None:
     """umount2(2); never through a symlink."""
     if _libc.umount2(os.fsencode(path), flags | UMOUNT_NOFOLLOW) != 0:
         raise _failed(path)
+
+
+def unmount_soon(path: str, seconds: float) -> None:
+    """The same; for so long it is waited for whoever uses it for a moment still."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return unmount(path)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_AGAIN_SECONDS)
 
 
 def leave_mounts() -> None:

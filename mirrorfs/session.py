@@ -43,6 +43,7 @@ from mirrorfs.volume import RESERVED
 _log = logging.getLogger(__name__)
 
 _TASKS_MAX = 99
+_RELEASED_SECONDS = 2.0
 _TASKS_WAITING_MAX = 4096
 
 
@@ -141,8 +142,8 @@ class Session:
         """SIGTERM, SIGINT: unmount, and go on for those who still use it. Again: end at once."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
-                self.operations.through.abandon()
-                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                patience = _RELEASED_SECONDS if self.operations.through.abandon() else 0.0
+                await trio.to_thread.run_sync(self._unmount, patience, abandon_on_cancel=True)
                 break
             async for _ in signals:
                 _log.warning("told twice to end: those who still use the mount get errors")
@@ -150,14 +151,15 @@ class Session:
                 self._journal.abandon()
                 return
 
-    def _unmount(self) -> None:
-        """In a thread: the kernel may have requests for us before it lets go."""
+    def _unmount(self, patience: float) -> None:
+        """In a thread: the kernel may have requests for us before it lets go. For so many seconds
+        somebody may still use it who was answered just now."""
         entry = mountinfo.mounted_at(self._mountpoint)
         if entry is None or entry.type != f"fuse.{self._volume.subtype}":
             return
         try:
             try:
-                mount_calls.unmount(entry.path)
+                mount_calls.unmount_soon(entry.path, patience)
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
@@ -264,6 +266,10 @@ class Session:
             write_through_directories=through.directories,
             through=through.status(site for site, _ in reports),
         )
+
+    def release(self) -> None:
+        """Who waits for a site has an answer without it."""
+        self.operations.through.release()
 
     async def follow(self, site: str, connection: trio.socket.SocketType) -> None:
         """Jobs may wait for that site."""

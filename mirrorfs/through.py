@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from mirrorfs.config import OFF, read_sites
-from mirrorfs.inodes import Node
+from mirrorfs.inodes import InodeTable, Node
 from mirrorfs.journal.awaiting import (
     MESSAGES_MAX,
     Awaited,
@@ -44,6 +44,9 @@ _KILLED_SECONDS: Final = 0.5
 _WAITING_MAX: Final = 2048
 """More jobs do not wait at once: requests have to go on."""
 _UNDONE_MAX: Final = 1000
+_NEWS_MAX: Final = 1000
+_NEAR: Final = 2000
+"""A site that has so many records still to read does not follow: each job would wait in vain."""
 
 
 class ThroughOptions(NamedTuple):
@@ -128,6 +131,12 @@ class _Site:
             known[1].remove(wait)
             if not known[1]:
                 del self.waits[sequence]
+                if len(self.news) > 2 * len(self.waits) + _NEWS_MAX:  # a replicator that hangs
+                    self.news = deque(filter(self.concerns, self.news))
+
+    def concerns(self, message: ToReplicator) -> bool:
+        """Whether somebody still wants to have that told."""
+        return isinstance(message, CatchUp) or message.sequence in self.waits
 
     def end(self, sequence: int, *, failed: bool) -> Awaited | None:
         """All who wait for that record have their answers."""
@@ -145,17 +154,25 @@ class _Site:
 
 
 class Through:
-    """The write-through of one mount."""
+    """The write-through of one mount.
+
+    Attributes:
+        options: what the operator chose.
+        refuses: some changes may be refused: they are to be admitted.
+    """
 
     def __init__(
         self,
         options: ThroughOptions,
         read: Callable[[Node], bytes | None],
         head: Callable[[], tuple[Tag, SequenceNumber]],
+        table: InodeTable,
     ) -> None:
         """`read`: the value of THROUGH_XATTR of a directory. `head`: the journal's, and its
-        incarnation."""
+        incarnation. `table`: the directories."""
         self.options = options
+        self.refuses = options.fallback == "error"
+        self._table = table
         self._read = read
         self._head = head
         self._sites: dict[str, _Site] = {name: _Site(name) for name in options.sites}
@@ -168,26 +185,40 @@ class Through:
 
     def sites(self, *nodes: Node) -> tuple[str, ...]:
         """The sites to wait for after a change of these."""
+        if len(nodes) == 1:
+            directory = nodes[0] if nodes[0].directory else nodes[0].parent
+            if directory is not None and not nodes[0].aliases:
+                return self._of(directory)
         found: dict[str, None] = {}
         for node in nodes:
             above = [node] if node.directory else [directory for directory, _ in node.names()]
             if not above:
                 found.update(dict.fromkeys(self.options.sites))
-            for directory in above:
-                found.update(dict.fromkeys(self._of(directory)))
+            for each in above:
+                found.update(dict.fromkeys(self._of(each)))
         return tuple(found)
 
     def _of(self, node: Node) -> tuple[str, ...]:
-        """Of the nearest directory upwards that says so; else the mount's."""
+        """Of the nearest directory upwards that says so; else the mount's. It is known until
+        something above may have changed."""
+        known = node.inherited
+        if known is not None and known[0] == self._table.moves:
+            return known[1]
         directory: Node | None = node
+        found = self.options.sites
         while directory is not None:
             own = directory.through
             if own is None:
                 own = directory.through = self._look(directory)
             if own:
-                return () if own == (OFF,) else own
+                found = () if own == (OFF,) else own
+                break
+            if directory is self._table.root:
+                break
             directory = directory.parent
-        return self.options.sites
+        if directory is not None:  # else it is not known where it is
+            node.inherited = self._table.moves, found
+        return found
 
     def _look(self, directory: Node) -> tuple[str, ...]:
         if not self.options.possible:
@@ -205,6 +236,7 @@ class Through:
 
     def named(self, sites: Iterable[str]) -> None:
         """A directory names these."""
+        self._table.moves += 1
         self._directories += 1
         self._named.update(sites)
         self._named.discard(OFF)
@@ -217,7 +249,7 @@ class Through:
     def admit(self, nodes: Sequence[Node], *, recorded: bool) -> None:
         """Before a change of these: OSError if it is known that its sites would not have it, and
         the operator chose that it is refused then. `recorded`: the journal takes records."""
-        if self.options.fallback == "error":
+        if self.refuses:
             names = self.sites(*nodes)
             if names and (not recorded or any(self._site(name).down for name in names)):
                 raise OSError(errno.EIO, "a site does not follow")
@@ -229,8 +261,9 @@ class Through:
         killed: Callable[[], bool],
         *,
         made: bool,
-    ) -> None:
-        """Until these sites have what these records tell of, or it is known that they will not.
+    ) -> bool:
+        """Until these sites have what these records tell of, or it is known that they will not:
+        whether they do.
 
         `made`: the change cannot be refused any more. Otherwise OSError EIO, if a site does not
         have it and the operator chose so. No records: they could not be made.
@@ -245,11 +278,16 @@ class Through:
                 continue
             wait.failed = wait.failed or not records
             for sequence, change in records:
-                site.expect(_awaited(tag, sequence, change), wait)
+                if site.undone.get(bytes(change.object), ("", 0))[1] == sequence:
+                    site.passed += 1  # that was told before
+                    wait.failed = True
+                else:
+                    site.expect(_awaited(tag, sequence, change), wait)
         if wait.left:
             await self._wait(wait, killed)
         if wait.failed and not made and self.options.fallback == "error":
             raise OSError(errno.EIO, "a site does not have it")
+        return not wait.failed
 
     async def _wait(self, wait: _Wait, killed: Callable[[], bool]) -> None:
         deadline = trio.current_time() + self.options.timeout
@@ -274,12 +312,21 @@ class Through:
             self._degrade(site, reason)
             site.passed += 1
 
-    def abandon(self) -> None:
-        """The mount ends: nobody waits any longer."""
+    def abandon(self) -> int:
+        """The mount ends: nobody waits any longer. How many did."""
         self._abandoned = True
+        return self.release()
+
+    def release(self) -> int:
+        """Who waits now has an answer without the sites. How many did."""
+        waited = self._waiting
         for site in self._sites.values():
+            site.passed += site.waiting
             for sequence in list(site.waits):
                 site.end(sequence, failed=True)
+        if waited:
+            _log.warning("write-through: to be unmounted: %d jobs do not wait any longer", waited)
+        return waited
 
     def _degrade(self, site: _Site, reason: str) -> None:
         """Nobody waits for it until it has caught up with what there is now."""
@@ -311,7 +358,9 @@ class Through:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_tell, site, me, connection)
-                while site.followed is me and (data := await connection.recv(MESSAGE_BYTES_MAX)):
+                while data := await connection.recv(MESSAGE_BYTES_MAX):
+                    if site.followed is not me:
+                        break  # another one has come since
                     for message in from_replicator.decode(data):
                         self._heard(site, message)
                 nursery.cancel_scope.cancel()
@@ -331,15 +380,24 @@ class Through:
                 if awaited is not None:
                     site.passed += 1
                     self._undone(site, awaited, reason)
-            case CaughtUp(sequence):
+            case CaughtUp(sequence, read):
                 if site.down is not None and sequence >= site.caught_up:
-                    seconds = (time.time_ns() - site.since_ns) / 1e9
-                    told = "write-through: site %s follows again, after %.1f s and %d answers"
-                    passed = site.passed - site.passed_before
-                    _log.warning(f"{told} without it", site.name, seconds, passed)
-                    site.down = None
+                    self._caught_up(site, read)
             case Resting(reason):
                 self._degrade(site, reason)
+
+    def _caught_up(self, site: _Site, read: int) -> None:
+        """It has what there was when it was asked for. What has come since it can only hurry with
+        if it has read that."""
+        tag, head = self._head()
+        if head - read > _NEAR:
+            site.caught_up = head
+            site.tell(CatchUp(tag, head))
+            return
+        seconds = (time.time_ns() - site.since_ns) / 1e9
+        told = "write-through: site %s follows again, after %.1f s and %d answers without it"
+        _log.warning(told, site.name, seconds, site.passed - site.passed_before)
+        site.down = None
 
     def _durable(self, site: _Site, sequence: int) -> None:
         awaited = site.end(sequence, failed=False)
@@ -404,7 +462,7 @@ async def _tell(site: _Site, me: object, connection: trio.socket.SocketType) -> 
             messages: list[ToReplicator] = []
             while site.news and len(messages) < MESSAGES_MAX:
                 message = site.news.popleft()
-                if isinstance(message, CatchUp) or message.sequence in site.waits:
+                if site.concerns(message):
                     messages.append(message)
             if messages:
                 await connection.send(encode(messages))

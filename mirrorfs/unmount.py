@@ -12,9 +12,12 @@ import select
 
 from mirrorfs import covered, mount_calls, mountinfo
 from mirrorfs.errors import NotPermittedError, RefusedError, UnusableError
+from mirrorfs.journal.control_client import ControlClient, ControlError, NotRunningError
 from mirrorfs.mounted import find_daemon
 
 _MNT_DETACH = mount_calls.MNT_DETACH
+_RELEASED_SECONDS = 2.0
+"""So long they may take to see their answers."""
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -> str:
@@ -45,7 +48,10 @@ def unmount(mountpoint: str, *, lazy: bool = False, subtype: str = "mirrorfs") -
                 raise UnusableError(
                     f"{mountpoint}: its daemon is not of this host's processes"
                 ) from None
-        _umount(path, _MNT_DETACH if lazy else 0)
+        if lazy:
+            _umount(path, _MNT_DETACH)
+        else:
+            _umount_released(path, daemon.get("journal"))
         for _ in covered.dead_at(path, subtype):
             _umount(path, _MNT_DETACH)
         if lazy:
@@ -72,6 +78,24 @@ def remove_dead(mountpoint: str, *, subtype: str = "mirrorfs") -> str | None:
 def _check_permission() -> None:
     if os.geteuid() != 0:
         raise NotPermittedError("umount: not permitted: only root may unmount")
+
+
+def _umount_released(path: str, journal: str | None) -> None:
+    """Jobs that wait for sites keep the mount busy: they have their answers then."""
+    try:
+        _umount(path, 0)
+    except RefusedError:
+        try:
+            with ControlClient(journal or "") as client:
+                waited = client.release()
+        except (OSError, ControlError, NotRunningError):
+            waited = False
+        if not waited:
+            raise
+        with contextlib.suppress(OSError):
+            mount_calls.unmount_soon(path, _RELEASED_SECONDS)
+            return
+        raise
 
 
 def _umount(path: str, flags: int) -> None:

@@ -58,10 +58,11 @@ class Follower:
         self._waiting: dict[int, Awaited] = {}
         self._undone: deque[int] = deque()
         self._catch_up: CatchUp | None = None
+        self._promised: Engine | None = None
         self._socket: socket.socket | None = None
         self._resting = ""
         self._ended = threading.Event()
-        self._ready: list[Kept] = []
+        self._ready: list[tuple[socket.socket | None, Kept]] = []
         self._more = threading.Condition()
         self._failure: StoreError | None = None
         self._threads = [
@@ -94,10 +95,10 @@ class Follower:
         """Tell the engine what is new, and who waits what became of it. UnsyncedError: what was
         done could not be synced."""
         if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+            self._fail()
         promises = engine.promises
         with self._lock:
+            asked = self._socket
             heard, self._heard = self._heard, []
             anew, self._anew = self._anew, False
         if anew:
@@ -110,17 +111,45 @@ class Follower:
                 self._waiting[message.sequence] = message
         while len(self._waiting) > _WAITING_MAX:
             del self._waiting[next(iter(self._waiting))]
+        if self._waiting or engine.state.promised:
+            self._promise(engine)
         if anew or heard or len(promises) != len(self._waiting):
             promises.replace(self._waiting.values())
         if self._waiting and len(self._ready) < _READY_MAX:
-            self._answer(engine)
+            self._answer(engine, asked)
         catch_up, plan = self._catch_up, engine.plan
         known = catch_up is not None and plan.known_tag == catch_up.incarnation
         if catch_up is not None and known and plan.working() >= catch_up.sequence:
             self._catch_up = None
-            self._send([CaughtUp(catch_up.sequence)])
+            self._send([CaughtUp(catch_up.sequence, plan.known)])
 
-    def _answer(self, engine: Engine) -> None:
+    def _promise(self, engine: Engine) -> None:
+        """Have the site keep what jobs are told, also after the next start. StoreError."""
+        if engine is self._promised:
+            return
+        if not engine.state.promised:
+            engine.state.promised = True
+            try:
+                engine.save()
+            except BaseException:
+                engine.state.promised = False
+                raise
+        engine.store.keep_order()
+        self._promised = engine
+
+    def _fail(self) -> None:
+        """Something could not be synced. The kernel tells that once: so nothing else that was
+        opened meanwhile is made durable, either."""
+        with self._more:
+            ready, self._ready = self._ready, []
+            failure, self._failure = self._failure, None
+        for _, kept in ready:
+            close(kept)
+        assert failure is not None
+        raise failure
+
+    def _answer(self, engine: Engine, asked: socket.socket | None) -> None:
+        """`asked`: by whom; whoever follows asks anew."""
         kept = engine.promises.look()
         for sequence in kept.done:
             del self._waiting[sequence]
@@ -131,7 +160,7 @@ class Follower:
             self._waiting.pop(self._undone.popleft(), None)
         if kept.done:
             with self._more:
-                self._ready.append(kept)
+                self._ready.append((asked, kept))
                 self._more.notify()
 
     def rest(self, reason: str) -> None:
@@ -151,8 +180,10 @@ class Follower:
 
     def _converse(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as made:
+            made.setblocking(False)  # if mirrorfs hangs, there may be no room for one more
             with socket_address(self._journal) as address:
                 made.connect(address)
+            made.setblocking(True)
             made.send(msgspec.msgpack.encode(FollowRequest(self._site)))
             with self._lock:
                 self._socket = made
@@ -170,10 +201,11 @@ class Follower:
                 with self._lock:
                     self._socket = None
 
-    def _send(self, messages: list[FromReplicator]) -> None:
-        """If mirrorfs is there, and hears; if it does not, it is told when it asks anew."""
+    def _send(self, messages: list[FromReplicator], asked: socket.socket | None = None) -> None:
+        """If mirrorfs is there, and hears; if it does not, it is told when it asks anew. `asked`:
+        nobody else is told."""
         with self._lock:
-            if self._socket is None:
+            if self._socket is None or (asked is not None and asked is not self._socket):
                 return
             try:
                 self._socket.send(encode(messages), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -197,18 +229,19 @@ class Follower:
                 self._failure = error
                 self._wake()
             finally:
-                for kept in ready:
+                for _, kept in ready:
                     close(kept)
                 if self._waiting:
                     self._wake()
 
-    def _make_durable(self, ready: list[Kept]) -> None:
+    def _make_durable(self, ready: list[tuple[socket.socket | None, Kept]]) -> None:
         """Those that are ready share what the disk does."""
-        for kept in ready:
+        for _, kept in ready:
             if kept.syncing is not None:
                 kept.syncing.begin()
         seen: set[object] = set()
-        for kept in ready:
+        for asked, kept in ready:
             if kept.syncing is not None:
                 kept.syncing.finish(seen)
-            self._send([Durable(tuple(kept.done))])
+            if asked is not None:
+                self._send([Durable(tuple(kept.done))], asked)

@@ -48,7 +48,8 @@ class Kept:
 @dataclass(slots=True)
 class _Promise:
     """`held_ns`: since when it is known that something about it waits; 0: nothing does. `told`: it
-    was said that it cannot be kept for the time being."""
+    was said that it cannot be kept for the time being. `whole`: what a directory holds came with
+    it."""
 
     sequence: int
     incarnation: int
@@ -56,6 +57,7 @@ class _Promise:
     places: tuple[Place, ...]
     held_ns: int = 0
     told: bool = False
+    whole: bool = False
 
 
 class Promises:
@@ -91,15 +93,11 @@ class Promises:
             made = _Promise(each.sequence, each.incarnation, objects, places)
             self._waiting[each.sequence] = old.get(each.sequence, made)
 
-    @property
-    def ahead(self) -> bool:
-        """Whether one of the records is still to be read."""
-        return any(each.sequence > self._plan.known for each in self._waiting.values())
-
     def look(self) -> Kept:
         """What became of them; what is told is forgotten. Steps that they ask for are hurried."""
         kept = Kept()
         wanted: dict[tuple[Directory, bytes | None], None] = {}
+        whole = False
         for promise in list(self._waiting.values()):
             if len(kept.done) == _AT_ONCE:
                 break
@@ -108,6 +106,7 @@ class Promises:
                 if reason == "":
                     wanted.update(dict.fromkeys(self._touched(promise)))
                     kept.done.append(promise.sequence)
+                    whole = whole or promise.whole
                 elif reason is not None and not promise.told:
                     promise.told = True  # and it is looked at again: one day it may be done
                     kept.undone.append((promise.sequence, reason))
@@ -118,7 +117,7 @@ class Promises:
                 continue  # the next step finds out what that is
             del self._waiting[promise.sequence]
         if kept.done:
-            kept.syncing = self._bench.store.syncing(wanted)
+            kept.syncing = self._bench.store.syncing(wanted, whole=whole)
         return kept
 
     def _reason(self, promise: _Promise) -> str | None:
@@ -140,8 +139,48 @@ class Promises:
         stand = [self._stands(place.directory, promise) for place in promise.places]
         shown = all(stand) and all(self._shows(place, promise) for place in promise.places)
         if shown:
-            return ""
+            return self._reason_below(promise)
         return "it is being changed" if self._late(promise) else None
+
+    def _reason_below(self, promise: _Promise) -> str | None:
+        """The same for what directories hold that stand at its places. Nearly always their records
+        came before. But where the site did not have them (it has a part, say), no record tells of
+        what came with them: they are in doubt, and are compared."""
+        bench = self._bench
+        for place in promise.places:
+            identity = bench.object_at(place)
+            found = None if identity is None else bench.source.open(identity)
+            if found is None:
+                continue
+            with found:
+                if not stat.S_ISDIR(found.mode):
+                    continue
+            moved = len(promise.places) > 1 and bench.source.partial
+            promise.whole = promise.whole or moved
+            if any(self._is_below(each, found.id) for each in bench.doubt):
+                promise.whole = True
+                return None
+            if moved and self._plan.working() < promise.sequence:
+                return None  # what was to be left out until then
+            if moved and not self._is_seen(found.id):
+                return "what it holds is still to be compared" if self._late(promise) else None
+        return ""
+
+    def _is_seen(self, directory: ObjectId) -> bool:
+        """Whether no comparison is still to come there."""
+        return not self._unsure() or self._bench.escape.compared(directory)
+
+    def _is_below(self, identity: ObjectId, directory: ObjectId) -> bool:
+        """Whether that object is that directory, or a directory below it. (Files are in doubt
+        because of their other names.)"""
+        if identity == directory:
+            return True
+        found = self._bench.source.open(identity)
+        if found is None:
+            return False
+        with found:
+            way = self._bench.source.ancestors(found) if stat.S_ISDIR(found.mode) else None
+        return any(parent == directory for parent, _, _ in way or [])
 
     def _late(self, promise: _Promise) -> bool:
         """It could be kept only if something else happened. Whether that takes long."""
@@ -160,11 +199,15 @@ class Promises:
             return True
         with parent:
             found = bench.source.lookup(parent, place.name)
+        if directory is None:
+            if found is not None:
+                found.close()
+            return False  # it is where it was moved from by a record still to be read
         if found is None:
             return entry is None
         with found:
             if entry is None:
-                return False
+                return stat.S_ISSOCK(found.mode)  # these have no copies
             mark = entry.mark
             if mark is None or mark.object != found.id:
                 # About to be replaced. The step of what was there may have left that to its place.
@@ -215,6 +258,11 @@ class Promises:
     def _touched(self, promise: _Promise) -> Iterator[tuple[Directory, bytes | None]]:
         """What has to be synced for it: objects first, then the directories that name them."""
         directories = {place.directory for place in promise.places}
+        for place in promise.places:
+            at = self._bench.map.find(place.directory)
+            entry = None if at is None else self._bench.store.lookup(at, place.name)
+            if at is not None and entry is not None:
+                yield at, place.name  # perhaps what came there later: it has taken the place of it
         for identity in promise.objects:
             if identity in self._bench.touched:
                 set_times(self._bench, identity)

@@ -218,6 +218,7 @@ class SiteState(msgspec.Struct, kw_only=True):
         saves: how many states were saved; marks name the one before them.
         site_cuts, source_cuts: see `losses`; tags with 16 hex digits.
         deletions: how many objects were removed, by minute, in the last hour.
+        promised: jobs have waited for it: what they were told must outlast power cuts.
     """
 
     version: int = STATE_VERSION
@@ -246,6 +247,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     site_cuts: list[tuple[int, int]] = []
     source_cuts: list[tuple[str, int]] = []
     deletions: list[tuple[int, int]] = []
+    promised: bool = False
 
 
 class SiteReport(msgspec.Struct, kw_only=True):

@@ -47,6 +47,7 @@ _renameat2 = _function("renameat2", _int, _name, _int, _name, ctypes.c_uint)
 _syncfs = _function("syncfs", _int)
 _sync_file_range = _function("sync_file_range", _int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_ALL = 7  # wait for what is under way, begin with the rest, wait for it
 _fstatfs = _function("fstatfs", _int, ctypes.c_char_p)
 _statx = _function("statx", _int, _name, _int, ctypes.c_uint, ctypes.c_char_p)
 _STATX_MNT_ID_UNIQUE = 0x4000
@@ -72,6 +73,11 @@ class Handle:
 def begin_writing(descriptor: int) -> None:
     """Have what was written to that file go to the disk; does not wait for it."""
     _checked(_sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE))
+
+
+def write_out(descriptor: int) -> None:
+    """What was written to that file has gone to the disk when this returns. Not its inode."""
+    _checked(_sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_ALL))
 
 
 def handle_of(descriptor: int) -> Handle:

@@ -44,9 +44,10 @@ class Undone(msgspec.Struct, frozen=True, tag="undone"):
 
 
 class CaughtUp(msgspec.Struct, frozen=True, tag="caught-up"):
-    """The site has worked on all up to that record."""
+    """The site has worked on all up to that record, and has read all up to `read`."""
 
     sequence: int
+    read: int
 
 
 class Resting(msgspec.Struct, frozen=True, tag="resting"):

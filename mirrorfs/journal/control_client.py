@@ -56,6 +56,11 @@ class RemountRequest(msgspec.Struct, frozen=True, tag="remount"):
     kernel_options: tuple[str, ...]
 
 
+class ReleaseRequest(msgspec.Struct, frozen=True, tag="release"):
+    """It is to be unmounted: jobs that wait for sites have their answers now, without them. The
+    answer is the status of before."""
+
+
 class FollowRequest(msgspec.Struct, frozen=True, tag="follow"):
     """From now on this connection is about what jobs wait for at that site: see `awaiting`."""
 
@@ -68,6 +73,7 @@ Request: TypeAlias = (
     | ReconcileRequest
     | StatusRequest
     | RemountRequest
+    | ReleaseRequest
     | FollowRequest
 )
 
@@ -262,6 +268,13 @@ class ControlClient:
         answer, _ = self._ask(StatusRequest())
         if isinstance(answer, Status):
             return answer
+        raise _unexpected(answer)
+
+    def release(self) -> bool:
+        """Have jobs that wait for sites answered without them; whether there were some."""
+        answer, _ = self._ask(ReleaseRequest())
+        if isinstance(answer, Status):
+            return any(site.waiting for site in answer.through)
         raise _unexpected(answer)
 
     def remounted(self, kernel_options: tuple[str, ...]) -> None:

@@ -385,9 +385,15 @@ class SiteStore(Protocol):
     def sync(self) -> None:
         """Everything done so far is durable when this returns. UnsyncedError."""
 
-    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+    def keep_order(self) -> None:
+        """From now on a file is replaced only by one whose content has gone to the disk: else a
+        power cut may leave an empty one."""
+
+    def syncing(
+        self, wanted: Iterable[tuple[Directory, bytes | None]], *, whole: bool = False
+    ) -> Syncing:
         """To make these durable: names of open directories with the objects there, or (None) what
-        names a directory has. What is gone meanwhile is left out."""
+        names a directory has. What is gone meanwhile is left out. `whole`: all the rest, too."""
 
     def close(self) -> None:
         """Release all descriptors and the lease."""

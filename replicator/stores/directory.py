@@ -35,7 +35,7 @@ from replicator.stores.base import (
     UnsyncedError,
 )
 from replicator.stores.border import border
-from replicator.stores.durable import DescriptorSyncing
+from replicator.stores.durable import DescriptorSyncing, Order
 from replicator.stores.growing import FileBase, Grown, Tail, base_of, grow
 from replicator.stores.site_root import Claim, SiteRoot
 from replicator.stores.stage import DIRECTORY, Stage, names, open_directory, put_away, remove
@@ -63,6 +63,7 @@ class DirectoryStore:
         self.directories_listed = 0
         self.bytes_written = 0
         self.fidelity_debt = 0
+        self._order = Order(site.root)
         self._site = site
         self._root = site.root
         self.unfinished = Unfinished(site.stage, boot)
@@ -244,6 +245,7 @@ class DirectoryStore:
             at = self._at(directory, name)
             if slot.startswith(PREFIX):
                 self.unfinished.finished(slot)
+            self._order.keep(self._stage.fd, slot, at, name)
             self._stage.commit(slot, at, name)
             self._gone(slot)
 
@@ -254,6 +256,7 @@ class DirectoryStore:
         there is taken away first."""
         with border("move", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._order.keep(source, name, target, to_name)
             self._stage.move(source, name, target, to_name)
 
     def exchange(
@@ -262,6 +265,7 @@ class DirectoryStore:
         """See SiteStore. Where the file system cannot, in three renames."""
         with border("exchange", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._order.keep(source, name, target, to_name)
             self._stage.exchange(source, name, target, to_name)
 
     def link(
@@ -270,6 +274,7 @@ class DirectoryStore:
         """See SiteStore."""
         with border("link", name):
             source, target = self._at(directory, name), self._at(to_directory, to_name)
+            self._order.keep(source, name, target, to_name)
             self._stage.link(source, name, target, to_name)
 
     def remove(self, directory: Directory, name: bytes) -> None:
@@ -334,12 +339,17 @@ class DirectoryStore:
         with border("sync", self._site.path, UnsyncedError):
             system_calls.syncfs(self._root)
 
-    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+    def keep_order(self) -> None:
+        """See SiteStore."""
+        self._order.kept = True
+
+    def syncing(
+        self, wanted: Iterable[tuple[Directory, bytes | None]], *, whole: bool = False
+    ) -> Syncing:
         """See SiteStore."""
         with border("open what is to be synced at", self._site.path):
-            return DescriptorSyncing(
-                self._site.path, ((_fd(directory), name) for directory, name in wanted)
-            )
+            names = ((_fd(directory), name) for directory, name in wanted)
+            return DescriptorSyncing(self._site.path, names, whole=whole)
 
     def close(self) -> None:
         """See SiteStore."""

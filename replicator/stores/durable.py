@@ -2,6 +2,7 @@
 
 With many bytes on their way to the disk, syncing the whole file system would wait for all of them.
 The descriptors are its own, opened when the change was done, so that a later thread can sync them.
+What comes in the place of such a file comes after its content.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Hashable, Iterable
+from typing import Final
 
 from replicator import system_calls
 from replicator.stores.base import UnsyncedError
@@ -20,15 +22,56 @@ _ALL_ABOVE = 64
 """More files than that are not synced one by one, but with their file system."""
 
 
+_ORDERED: Final = frozenset({0xEF53, 0x58465342})
+"""ext4 and XFS: a name never comes to the disk before content that was written out before."""
+
+
+class Order:
+    """What takes the place of a file is on the disk before it does: a power cut must not leave an
+    empty file where there was one that jobs were promised.
+
+    Attributes:
+        kept: that matters here.
+    """
+
+    def __init__(self, root: int) -> None:
+        """`root`: the site's. OSError."""
+        self.kept = False
+        ordered = system_calls.file_system_type(root) in _ORDERED
+        self._write_out = system_calls.write_out if ordered else os.fdatasync
+
+    def keep(self, directory: int, name: bytes, to_directory: int, to_name: bytes) -> None:
+        """Called before what is at the first of these names goes to the second."""
+        if not self.kept or not _is_file(to_directory, to_name) or not _is_file(directory, name):
+            return
+        descriptor = os.open(name, _READ, dir_fd=directory)
+        try:
+            self._write_out(descriptor)
+        except OSError as error:
+            message = f"cannot sync {os.fsdecode(name)!r}: {error.strerror}"
+            raise UnsyncedError.of(message, error.errno or 0) from error
+        finally:
+            os.close(descriptor)
+
+
+def _is_file(directory: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 class DescriptorSyncing:
     """Syncing (base) of names in open directories."""
 
-    def __init__(self, where: bytes, wanted: Iterable[tuple[int, bytes | None]]) -> None:
-        """`where`: the site, for errors. OSError."""
+    def __init__(
+        self, where: bytes, wanted: Iterable[tuple[int, bytes | None]], *, whole: bool = False
+    ) -> None:
+        """`where`: the site, for errors. `whole`: all the rest with them. OSError."""
         self._where = where
         self._files: list[int] = []
         self._directories: dict[tuple[int, int], int] = {}
-        self._all = False
+        self._all = whole
         try:
             for directory, name in wanted:
                 self._add(directory, name)

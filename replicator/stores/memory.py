@@ -352,7 +352,12 @@ class MemoryStore:
     def sync(self) -> None:
         """See SiteStore."""
 
-    def syncing(self, wanted: Iterable[tuple[Directory, bytes | None]]) -> Syncing:
+    def keep_order(self) -> None:
+        """See SiteStore."""
+
+    def syncing(
+        self, wanted: Iterable[tuple[Directory, bytes | None]], *, whole: bool = False
+    ) -> Syncing:
         """See SiteStore."""
         return _Nothing()
 

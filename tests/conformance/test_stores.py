@@ -288,3 +288,20 @@ def test_what_is_to_be_durable_is_opened_at_once_and_synced_later(bench: Bench) 
         each.finish(seen)
         each.close()
     assert bench.staged() == 0
+
+
+def test_where_jobs_were_promised_something_files_are_replaced_as_ever(store: SiteStore) -> None:
+    store.keep_order()
+    root = store.root()
+    for name in (b"a", b"b", b"c"):
+        put_file(store, root, name, b"old " + name)
+    put_symlink(store, root, b"s", b"target")
+    put_file(store, root, b"a", b"new")
+    store.exchange(root, b"a", root, b"b")
+    store.move(root, b"b", root, b"c")
+    store.move(root, b"s", root, b"c")
+    assert sorted(store.list(root)) == [b"a", b"c"]
+    assert [stat.S_IFMT(store.lookup(root, name).mode) for name in (b"a", b"c")] == [  # type: ignore[union-attr]
+        stat.S_IFREG,
+        stat.S_IFLNK,
+    ]

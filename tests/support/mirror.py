@@ -206,6 +206,8 @@ class Mirror:
         """What the engine says of them is so."""
         if not self.awaited:
             return
+        self.store.synced.clear()
+        began = self.tree.clock
         try:
             kept = self.engine.promises.look()
         except CrashError:
@@ -217,7 +219,9 @@ class Mirror:
         limbo = self.store.inner.limbo()
         assert isinstance(limbo, Node)
         hidden = list(limbo.below())
-        for sequence in kept.done:
+        # what is moved while it is looked at may be wanted only since
+        asked = kept.done if not self.wanted or self.tree.clock == began else []
+        for sequence in asked:
             record = next(each for each, _ in self.tree.records if each.sequence == sequence)
             assert isinstance(record.body, Change)
             for place in record.body.places:
@@ -225,6 +229,7 @@ class Mirror:
                 if any(n.mark and n.mark.object == place.directory for n in hidden):
                     continue
                 self.check_kept(record, place, shown.get(place, []))
+            self.check_brought(record, shown)
         self.kept += len(kept.done)
         for sequence in kept.done:
             del self.awaited[sequence]
@@ -235,7 +240,14 @@ class Mirror:
         above = self.tree.things[place.directory]
         if self.may_go_back or len(there) > 1 or not self.tree.living(above):
             return
+        if self.wanted and not (
+            self.is_shown(place.directory) and (there or self.is_wanted(place))
+        ):
+            return  # the site is not to have it
         if there and there[0].mark is not None:
+            unsaved = there[0].mark.saved >= self.engine.step.bench.saved
+            if stat.S_ISREG(there[0].attributes.mode) and unsaved:
+                assert there[0] in self.store.synced, f"{record.sequence}: {place} is not synced"
             thing = self.tree.things[there[0].mark.object]
             content = there[0].data if stat.S_ISREG(thing.mode) else thing.content
             at = self.tree.had(place, thing.id, content, since)
@@ -244,6 +256,46 @@ class Mirror:
         ends = [*(at for at, _ in moments[1:]), self.tree.clock + 1]
         empty = any(x is None and end > since for (_, x), end in zip(moments, ends, strict=False))
         assert empty, f"{record.sequence}: {place} is missing"
+
+    def is_wanted(self, place: Place) -> bool:
+        """Whether the site is to have what the source has there now."""
+        child = self.tree.things[place.directory].names.get(place.name)
+        path = self.tree.path(place)
+        if path is None or child is None or not self.is_shown(place.directory):
+            return False
+        return self.wanted(path, directory=child.is_directory)
+
+    def is_shown(self, directory: ObjectId) -> bool:
+        """Whether the site is to have that directory."""
+        path = self.tree.path(Place(directory, b""))
+        parts = [] if path is None else path.split(b"/")[:-1]
+        above = (b"/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        return path is not None and all(self.wanted(each, directory=True) for each in above)
+
+    def check_brought(self, record: Record, shown: dict[Place, list[Node]]) -> None:
+        """A directory that came from where the site has nothing came with all that was in it."""
+        body = record.body
+        assert isinstance(body, Change)
+        top = self.tree.things[body.object]
+        if not self.wanted or record.kind is not Kind.RENAME or not top.is_directory:
+            return
+        waiting, since = [top] if self.tree.living(top) else [], record.time_ns
+        above = top
+        while above.places:  # what was moved since is another one's business
+            if self.tree.history[above.places[0]][-1][0] > since:
+                return
+            above = self.tree.things[above.places[0].directory]
+        while waiting:
+            directory = waiting.pop()
+            for name, child in directory.names.items():
+                place = Place(directory.id, name)
+                if self.tree.history[place][-1][0] > since or child.dirty:
+                    continue
+                if self.is_wanted(place):
+                    there = [node.mark.object for node in shown.get(place, []) if node.mark]
+                    told = f"{record.sequence}: {place} has not come with its directory"
+                    assert there == [child.id] or self.may_go_back, told
+                    waiting += [child] if child.is_directory else []
 
     def save(self) -> None:
         try:

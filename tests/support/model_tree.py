@@ -173,7 +173,7 @@ class ModelTree:
         self.records.append((Record(sequence, self.clock, kind, flags, body), self.tag))
 
     def _log_change(self, kind: Kind, thing: Thing, *places: Place, **more: Any) -> None:
-        path = self._path(places[0 if kind is Kind.LINK else -1]) if places else None
+        path = self.path(places[0 if kind is Kind.LINK else -1]) if places else None
         body = Change(
             thing.id, places, path, thing.mode, thing.links, ctime_ns=thing.changed, **more
         )
@@ -189,7 +189,8 @@ class ModelTree:
             if thing.dirty and thing.places:
                 self.marks.add(thing.places[0].directory, None)
 
-    def _path(self, place: Place) -> bytes | None:
+    def path(self, place: Place) -> bytes | None:
+        """From the root on; None: its directory is gone."""
         way = self._way(place.directory)
         return (
             None if way is None else b"/".join([*(name or b"" for _, name in way[1:]), place.name])

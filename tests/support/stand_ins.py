@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
 from replicator.staging import Copying
-from replicator.stores.base import StoreError
-from replicator.stores.memory import MemoryStore
+from replicator.stores.base import Directory, StoreError, Syncing
+from replicator.stores.memory import MemoryStore, Node
 
 WRITES = ("stage", "set_attributes", "set_mark", "set_directory_times", "append_file", "write_file")
 MUTATIONS = ("commit", "extend", "move", "exchange", "link", "remove", "keep")
@@ -32,6 +32,19 @@ class WatchedStore:
         self.crash_in = -1
         self.fail_in = -1
         self.errno = errno.EIO
+        self.synced: list[Node] = []
+
+    def syncing(
+        self, wanted: Iterable[tuple[Directory, bytes | None]], *, whole: bool = False
+    ) -> Syncing:
+        """See SiteStore. Notes what that is about, as if it were done at once."""
+        known = list(wanted)
+        for directory, name in known:
+            assert isinstance(directory, Node)
+            found = directory if name is None else (directory.children or {}).get(name)
+            self.synced += [] if found is None else [found]
+        self.synced += self.inner.nodes() if whole else []
+        return self.inner.syncing(known)
 
     def upset(self) -> None:
         """Crash or fail, if it is time."""

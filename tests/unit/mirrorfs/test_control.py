@@ -59,6 +59,9 @@ class SampleVolume:
     def open_root(self) -> int:
         return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
 
+    def release(self) -> None:
+        """Nobody waits here."""
+
     def remounted(self, kernel_options: tuple[str, ...]) -> None:
         self.kernel_options = kernel_options
 

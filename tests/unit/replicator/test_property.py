@@ -209,6 +209,10 @@ def test_a_comparison_and_what_others_owe_do_not_wait_for_each_other() -> None:
         assert_equal(mirror, seed)
 
 
+def test_what_a_part_of_a_comparison_held_is_not_forgotten_when_it_fails_then() -> None:
+    assert_equal(run(7401, faults=True, waits=True, filters=True), 7401)
+
+
 def test_a_file_where_a_directory_was_looked_for_is_left_to_its_record() -> None:
     mirror = run(
         108_447, crashes=True, tails=True, faults=True, initial=True, cuts=True, workers=True,
@@ -357,7 +361,7 @@ def test_what_goes_on_where_it_ended_is_never_torn(block: int, workers: bool) ->
 
 
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
-@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares", "filters"])
 def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
     upset: str, initial: bool
 ) -> None:
@@ -369,6 +373,7 @@ def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
             tails=upset == "tails",
             faults=upset == "faults",
             compares=upset == "compares",
+            filters=upset == "filters",
             initial=initial,
             workers=bool(seed % 4),
             waits=True,
