@@ -115,6 +115,8 @@ class HeldSteps:
         writer = waiting and not isinstance(error, AheadError)
         if writer:
             seconds = WRITER_WAIT_SECONDS
+        elif before is not None and before.object == (subject.object or b""):
+            writer = not waiting and self._is_waited_out(before)
         due_ns = now_ns + int(seconds * 1e9)
         if isinstance(error, PausedStepError):
             pause = error.pause_seconds
@@ -227,6 +229,15 @@ class HeldSteps:
         """Whether a step waits for what a writer of that object says when it has done."""
         steps = (self._steps[key] for key in self._about.get(identity, ()))
         return any(step.object == identity and step.writer for step in steps)
+
+    def waited_out(self, identity: ObjectId) -> bool:
+        """Whether a writer of that object was waited for long enough."""
+        steps = (self._steps[key] for key in self._about.get(identity, ()))
+        return any(step.object == identity and self._is_waited_out(step) for step in steps)
+
+    @staticmethod
+    def _is_waited_out(step: HeldStep) -> bool:
+        return step.writer and step.tries > 0
 
     def about(self, objects: Iterable[ObjectId], places: Iterable[Place]) -> Iterator[HeldStep]:
         """The steps about one of these."""

@@ -24,7 +24,7 @@ from replicator.subset import part_of
 from replicator.surroundings import Surroundings, TroubleError
 from replicator.view import SourceTree
 from replicator.window import Window
-from tests.support.model_tree import ModelTree, Thing
+from tests.support.model_tree import ModelObject, ModelTree, Thing
 from tests.support.stand_ins import CrashError, FakeWorkers, StrangeError, WatchedStore
 
 
@@ -235,6 +235,8 @@ class Mirror:
         above = self.tree.things[place.directory]
         if self.may_go_back or len(there) > 1 or not self.tree.living(above):
             return
+        if self.wanted and not self.is_wanted(above, place.name):
+            return
         if there and there[0].mark is not None:
             thing = self.tree.things[there[0].mark.object]
             content = there[0].data if stat.S_ISREG(thing.mode) else thing.content
@@ -244,6 +246,16 @@ class Mirror:
         ends = [*(at for at, _ in moments[1:]), self.tree.clock + 1]
         empty = any(x is None and end > since for (_, x), end in zip(moments, ends, strict=False))
         assert empty, f"{record.sequence}: {place} is missing"
+
+    def is_wanted(self, above: Thing, name: bytes) -> bool:
+        """Whether the site is to have that name in that directory, whatever stands there."""
+        way = self.tree.ancestors(ModelObject(self.tree, above))
+        if way is None:
+            return False
+        steps = [*(step for _, step, _ in way), name]
+        paths = [b"/".join(steps[: count + 1]) for count in range(len(steps))]
+        inside = all(self.wanted(path, directory=True) for path in paths)
+        return inside and self.wanted(paths[-1], directory=False)
 
     def save(self) -> None:
         try:

@@ -357,7 +357,7 @@ def test_what_goes_on_where_it_ended_is_never_torn(block: int, workers: bool) ->
 
 
 @pytest.mark.parametrize("initial", [False, True], ids=["", "initial"])
-@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares"])
+@pytest.mark.parametrize("upset", ["", "crashes", "tails", "faults", "compares", "filters"])
 def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
     upset: str, initial: bool
 ) -> None:
@@ -369,6 +369,7 @@ def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
             tails=upset == "tails",
             faults=upset == "faults",
             compares=upset == "compares",
+            filters=upset == "filters",
             initial=initial,
             workers=bool(seed % 4),
             waits=True,
