@@ -436,6 +436,8 @@ class DirectoryStore:
                 with self._counting:
                     self.bytes_written += version.size - base.size
             elif grown is Grown.WHOLE:
+                if version.size >= self.unfinished.large_bytes:
+                    os.fdatasync(fd)  # as all large files
                 self._read_back(content, fd)
                 self._dress(fd, attributes, mark, version.size - base.size)
         finally:
