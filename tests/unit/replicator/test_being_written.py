@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from random import Random
 
 import pytest
 
+from mirrorfs.journal.record import ObjectId
+from replicator.commit_order import CommitOrder
 from replicator.surroundings import TroubleError
+from tests.support import campaign
 from tests.support.mirror import Mirror, assert_equal
+from tests.support.model_changes import change_at_random
 from tests.support.model_tree import ModelTree, Thing
+from tests.support.stand_ins import StrangeError
 
 ALL = 1 << 30
+ORDERS = list(CommitOrder)
+SEEDS = campaign.pick(60, 3000)
 SECOND = 1_000_000_000
 
 
@@ -106,6 +114,22 @@ def test_a_file_that_is_written_again_while_records_about_others_are_read() -> N
     assert_equal(mirror, 0)
 
 
+def test_what_is_exchanged_while_it_is_written_waits_on() -> None:
+    """The record of the exchange says of the other one that it is not settled."""
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    save_file(tree, root, b"f")
+    new = tree.create(root, b"g")
+    tree.write(new)
+    follow(mirror)
+    mirror.engine.save()
+    tree.exchange(root, b"f", root, b"g")
+    follow(mirror)
+    assert new.content not in names(mirror).values()
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
 @pytest.mark.parametrize("looked", range(1, 25))
 def test_what_is_there_again_while_room_is_made_is_left_to_its_turn(looked: int) -> None:
     mirror = Mirror(Random(1), inline_bytes=-1)
@@ -132,3 +156,61 @@ def test_what_is_there_again_while_room_is_made_is_left_to_its_turn(looked: int)
     tree.meanwhile = lambda: None
     mirror.drain()
     assert_equal(mirror, 0)
+
+
+class Whole:
+    """Files that were complete once; no other is shown."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self.closed: set[ObjectId] = set()
+        flush = mirror.tree.flush
+
+        def close(thing: Thing) -> None:
+            flush(thing)
+            self.closed.add(thing.id)
+
+        mirror.tree.flush = close  # type: ignore[method-assign]
+        mirror.store.after = self.look
+
+    def look(self) -> None:
+        for place, node in self.mirror.site():
+            if node.data and node.mark is not None and node.mark.object not in self.closed:
+                raise StrangeError(f"{place} shows what was never closed")
+
+
+@pytest.mark.parametrize("upset", ["", "crashes", "faults"])
+@pytest.mark.parametrize("block", range(2))
+def test_new_files_appear_whole_or_not_at_all(block: int, upset: str) -> None:
+    """Nothing here takes a minute."""
+    for seed in range(block * SEEDS, block * SEEDS + SEEDS):
+        random = Random(seed)
+        inline_bytes = random.choice([-1, 1 << 20])
+        mirror = Mirror(random, inline_bytes=inline_bytes, commit_order=random.choice(ORDERS))
+        Whole(mirror)
+        names = [b"a", b"b", b"c"][: random.randint(1, 3)]
+        often = random.choice([0.0, 0.02, 0.1])
+        mirror.tree.meanwhile = partial(sometimes, mirror, random, names, often)
+        for _ in range(random.randint(5, 30)):
+            for _ in range(random.randint(1, 6)):
+                change_at_random(mirror.tree, random, names)
+            if random.random() < 0.7:
+                mirror.feed(random.randint(1, 8))
+            if upset == "faults" and random.random() < 0.2:
+                mirror.store.fail_in = random.randint(0, 6)
+                mirror.store.errno = random.choice([errno.EIO, errno.ENOSPC, errno.EPERM])
+            mirror.move_bytes()
+            mirror.work(random.randint(0, 10))
+            mirror.now += random.choice([0, SECOND // 10, 2 * SECOND])
+            if random.random() < 0.3:
+                mirror.save()
+            if upset and random.random() < 0.1:
+                mirror.crash()
+        mirror.drain()
+        assert_equal(mirror, seed)
+
+
+def sometimes(mirror: Mirror, random: Random, names: list[bytes], often: float) -> None:
+    """A change in the middle of something."""
+    if random.random() < often:
+        change_at_random(mirror.tree, random, names)
