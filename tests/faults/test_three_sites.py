@@ -21,9 +21,9 @@ from random import Random
 import pytest
 
 from tests.support import campaign
-from tests.support.ill import ILL
 from tests.support.load import Load, Moments, loaded
 from tests.support.mounts import Mounted, Mounting, mounting
+from tests.support.patient import PATIENT
 from tests.support.power import Disk
 from tests.support.replicating import Replicating, Replication, head, replicating
 from tests.support.touched import unexplained
@@ -236,7 +236,7 @@ def test_three_sites_in_trouble(
         for name, site in sites.items():
             site.mkdir()
             each[name] = replicating.to(mounted.journal, {name: site}, start=False)
-            each[name].command = ILL
+            each[name].command = PATIENT
             each[name].start()
         for number in range(DIRECTORIES):
             (mounted.mountpoint / f"{number}").mkdir()

@@ -16,4 +16,4 @@ if __name__ == "__main__":
     vars(unfinished)["LARGE_BYTES"] = LARGE_BYTES
     vars(unfinished)["EXTENT_BYTES"] = EXTENT_BYTES
     vars(unfinished)["SYNC_BYTES"] = 2 * EXTENT_BYTES
-    sys.exit(cli.main())
+    cli.main()
