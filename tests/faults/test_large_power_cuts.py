@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 __all__ = ["mounting", "replicating"]
 
-CUTS = campaign.pick(20, 60)
+CUTS = campaign.pick(6, 60)
 FILES = 3
 SITE = '[volume]\nname = "v"\nsource = "{}"\njournal = "{}"\n[[site]]\nname = "site"\nurl = "file://{}"\n'
 
@@ -73,9 +73,9 @@ class Plant:
         found = [(path, path.stat()) for path in self.site.iterdir()]
         return sorted((p.name, s.st_ino, s.st_size) for p, s in found if stat.S_ISREG(s.st_mode))
 
-    def cut(self) -> None:
+    def cut(self, how: int) -> None:
         with self.replication.standing_still():
-            self.disk.cut(self.random.choice((FLUSH_LOG, FLUSH_LOG, NO_FLUSH)))
+            self.disk.cut(how)
         self.replication.kill()
         self.disk.unmount()
         self.disk.mount()
@@ -138,8 +138,9 @@ def test_large_files_through_power_cuts(
         for number in range(CUTS):
             before = at.inodes()
             at.write()
-            at.await_moment(before, placed=number % 2 == 0)
-            at.cut()
+            placed = number % 2 == 0
+            at.await_moment(before, placed=placed)
+            at.cut(at.random.choice((FLUSH_LOG, NO_FLUSH)) if placed else FLUSH_LOG)
             at.look()
             replication.start()
             if at.random.random() < 0.4:
