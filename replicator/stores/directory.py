@@ -387,6 +387,8 @@ class DirectoryStore:
             written = 0
             if content is not None and kind == stat.S_IFREG:
                 written = copy_content(content.fileno(), fd, content.check)
+                if written >= self.unfinished.large_bytes:
+                    os.fdatasync(fd)  # as all large files
                 self._read_back(content, fd)
             self._dress(at, attributes, mark, written)
         finally:

@@ -153,10 +153,14 @@ def test_a_sync_of_one_hand_that_failed_is_not_made_good_by_the_next(
     assert bench.staged() == []
 
 
-def test_a_large_file_is_on_the_disk_when_it_gets_its_place(bench: Bench) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["", "no version"])
+def test_a_large_file_is_on_the_disk_when_it_gets_its_place(bench: Bench, told: bool) -> None:
     bench.store.unfinished.sync_bytes = 1 << 30
+    content = bench.content()
+    if not told:
+        content.version = None
     with killed_at(1 << 30) as made:
-        bench.put()
+        bench.put(content)
     assert made.count("fdatasync") == 1
     copied = [number for number, name in enumerate(made) if name == "copy_file_range"]
     assert copied[-1] < made.index("fdatasync") < made.index("chown")
