@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from mirrorfs.journal.record import Mount, ObjectId, Place, Record, SequenceNumber
+from mirrorfs.journal.record import Change, Kind, Mount, ObjectId, Place, Record, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import NEVER_NS, WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
 from replicator.stores.base import StoreError
@@ -262,7 +262,13 @@ class HeldSteps:
         return found
 
     def fed(self, record: Record) -> None:
-        """A record was read: a mount ends all writers, no other record will tell of them."""
+        """A record was read: a mount ends all writers, no other record will tell of them; and what
+        tells of one is not waited for any more."""
+        body = record.body
+        if isinstance(body, Change) and record.kind is Kind.WRITE and record.settled:
+            for key in self._about.get(body.object, ()):
+                if self._steps[key].object == body.object:
+                    self._steps[key].writer = False
         if isinstance(record.body, Mount):
             for step in self._steps.values():
                 if step.writer and step.sequence < record.sequence:

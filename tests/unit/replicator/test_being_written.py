@@ -114,6 +114,23 @@ def test_a_file_that_is_written_again_while_records_about_others_are_read() -> N
     assert_equal(mirror, 0)
 
 
+def test_who_has_closed_is_not_waited_for_though_the_copy_failed() -> None:
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    new = tree.create(root, b"f")
+    tree.write(new)
+    follow(mirror)
+    tree.flush(new)
+    mirror.feed(ALL)
+    mirror.store.fail_in, mirror.store.errno = 0, errno.EPERM
+    mirror.work_off()
+    mirror.store.fail_in = -1
+    mirror.engine.save()
+    mirror.now += 5 * SECOND
+    follow(mirror)
+    assert names(mirror) == {b"f": new.content}
+
+
 def test_what_is_exchanged_while_it_is_written_waits_on() -> None:
     """The record of the exchange says of the other one that it is not settled."""
     mirror = Mirror(Random(1))
