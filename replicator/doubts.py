@@ -25,7 +25,9 @@ class Doubts:
         """Go on with those at the site; `now` tells moments, as numbers that grow."""
         self._store = store
         self._now = now or count(1).__next__
-        self._objects = dict.fromkeys(_read(store.read_file(FILE) or b""), 0)
+        data = store.read_file(FILE) or b""
+        self._objects = dict.fromkeys(_read(data), 0)
+        self._torn = sum(map(len, map(_frame, _read(data)))) < len(data)
 
     def __bool__(self) -> bool:
         return bool(self._objects)
@@ -40,8 +42,11 @@ class Doubts:
     def add(self, object: ObjectId) -> None:
         """To be called before what puts it in doubt is done. Raises StoreError."""
         if object not in self._objects:
-            told = _LENGTH.pack(len(object)) + object
-            self._store.append_file(FILE, told, durable=True)
+            if self._torn:  # it may end with a part of one: what comes after that would be misread
+                self._store.write_file(FILE, b"".join(map(_frame, self._objects)))
+            self._torn = True
+            self._store.append_file(FILE, _frame(object), durable=True)
+            self._torn = False
         self._objects[object] = self._now()
 
     def settled(self, object: ObjectId, since: int | None = None) -> None:
@@ -52,6 +57,10 @@ class Doubts:
         del self._objects[object]
         if not self._objects:
             self._store.write_file(FILE, b"")
+
+
+def _frame(object: ObjectId) -> bytes:
+    return _LENGTH.pack(len(object)) + object
 
 
 def _read(data: bytes) -> Iterator[ObjectId]:

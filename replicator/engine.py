@@ -231,7 +231,7 @@ class Engine:
         """The site is full: what the source has no more goes before its turn."""
         with contextlib.suppress(StoreError):
             self.step.staging.make_room()
-        failures = (DeferredError, SourceChangedError, StoreError, SourceError)
+        failures = (DeferredError, SourceChangedError, StoreError, SourceError, CopyingError)
         for item in sorted(self.plan.waiting(), key=lambda each: each.position):
             if isinstance(item, PlaceItem):
                 with contextlib.suppress(*failures):

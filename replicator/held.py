@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from mirrorfs.journal.record import Mount, ObjectId, Place, Record, SequenceNumber
+from mirrorfs.journal.record import Change, Kind, Mount, ObjectId, Place, Record, SequenceNumber
 from replicator.planner import Item, ObjectItem, PlaceItem, ReconcileItem
 from replicator.site_state import NEVER_NS, WRITER_WAIT_SECONDS, HeldStep, backoff_seconds
 from replicator.stores.base import StoreError
@@ -115,6 +115,8 @@ class HeldSteps:
         writer = waiting and not isinstance(error, AheadError)
         if writer:
             seconds = WRITER_WAIT_SECONDS
+        elif before is not None and before.object == (subject.object or b""):
+            writer = not waiting and self._is_waited_out(before)
         due_ns = now_ns + int(seconds * 1e9)
         if isinstance(error, PausedStepError):
             pause = error.pause_seconds
@@ -228,6 +230,15 @@ class HeldSteps:
         steps = (self._steps[key] for key in self._about.get(identity, ()))
         return any(step.object == identity and step.writer for step in steps)
 
+    def waited_out(self, identity: ObjectId) -> bool:
+        """Whether a writer of that object was waited for long enough."""
+        steps = (self._steps[key] for key in self._about.get(identity, ()))
+        return any(step.object == identity and self._is_waited_out(step) for step in steps)
+
+    @staticmethod
+    def _is_waited_out(step: HeldStep) -> bool:
+        return step.writer and step.tries > 0
+
     def about(self, objects: Iterable[ObjectId], places: Iterable[Place]) -> Iterator[HeldStep]:
         """The steps about one of these."""
         keys: dict[Key, None] = {}
@@ -258,7 +269,13 @@ class HeldSteps:
         return found
 
     def fed(self, record: Record) -> None:
-        """A record was read: a mount ends all writers, no other record will tell of them."""
+        """A record was read: a mount ends all writers, no other record will tell of them; and what
+        tells of one is not waited for any more."""
+        body = record.body
+        if isinstance(body, Change) and record.kind is Kind.WRITE and record.settled:
+            for key in self._about.get(body.object, ()):
+                if self._steps[key].object == body.object:
+                    self._steps[key].writer = False
         if isinstance(record.body, Mount):
             for step in self._steps.values():
                 if step.writer and step.sequence < record.sequence:

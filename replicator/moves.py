@@ -115,7 +115,8 @@ class Bench:
     ) -> ContentState:
         """See `schedule.content_state`."""
         hints = self.plan.hints(found.id)
-        if mode.reconciles and self.held.expects(found.id):
+        forgotten = mode.reconciles or not hints.newest
+        if forgotten and self.held.expects(found.id):
             hints = replace(hints, unsettled=True)  # the record that told is forgotten
         return schedule.content_state(
             mark,
@@ -123,7 +124,7 @@ class Bench:
             hints,
             self.incarnations,
             trust=self._trusts(mark, mode),
-            wait=mode.wait,
+            wait=mode.wait or not self.held.waited_out(found.id),
             arriving=arriving,
             lost=mark is not None and self.losses.of_site(mark),
             unproven=mark is not None and self.may_be_better(mark, found.ctime_ns),

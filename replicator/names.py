@@ -32,15 +32,19 @@ class NameTable:
     def __init__(self, store: SiteStore) -> None:
         self._store = store
         self._places: dict[ObjectId, dict[Place, None]] = {}
+        self._torn = False
         data = store.read_file(FILE) or b""
         used = self._load(data)
         if used < len(data) or len(data) > _COMPACT_BYTES:
-            entries = (
-                _Entry(True, identity, place)
-                for identity, places in self._places.items()
-                for place in places
-            )
-            store.write_file(FILE, b"".join(map(_frame, entries)))
+            self._write_anew()
+
+    def _write_anew(self) -> None:
+        entries = (
+            _Entry(True, identity, place)
+            for identity, places in self._places.items()
+            for place in places
+        )
+        self._store.write_file(FILE, b"".join(map(_frame, entries)))
 
     def _load(self, data: bytes) -> int:
         """Apply the log; the number of bytes that are whole entries."""
@@ -88,7 +92,11 @@ class NameTable:
             self.discard(identity, place)
 
     def _record(self, entry: _Entry) -> None:
+        if self._torn:  # it may end with half an entry: what comes after that would not be read
+            self._write_anew()
+        self._torn = True
         self._store.append_file(FILE, _frame(entry))
+        self._torn = False
         self._apply(entry)
 
 

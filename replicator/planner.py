@@ -200,7 +200,10 @@ class Plan:
         hints.settled_ctime_ns = body.ctime_ns if record.settled else 0
         hints.unsettled = not record.settled
         if body.other is not None:
+            forgotten = body.other not in self._hints
             other = self._hint(body.other, record.sequence)
+            if forgotten:
+                other.unsettled = body.other_links > 0 and body.other_ctime_ns == 0
             other.places.update(dict.fromkeys(body.places, record.sequence))
             other.settled_ctime_ns = body.other_ctime_ns
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from typing import Final
 
-from replicator.stores.base import Attributes, Mark
+from replicator.stores.base import Attributes, Mark, SiteEntry
 from replicator.xattrs import At, read_xattrs
 
 MARK: Final = b"trusted.mirrorfs.mark"
@@ -23,6 +23,21 @@ _REFUSED: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.
 
 _TOO_LARGE: Final = frozenset({errno.ENOSPC, errno.E2BIG, errno.ERANGE})
 """Either the attributes of one object take more than its file system can hold, or it is full."""
+
+
+def entry_of(found: os.stat_result, mark: Mark | None) -> SiteEntry:
+    """What stat(2) told of an object, and the mark it bears."""
+    return SiteEntry(
+        identity=(found.st_dev, found.st_ino),
+        mode=found.st_mode,
+        uid=found.st_uid,
+        gid=found.st_gid,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        rdev=found.st_rdev,
+        links=found.st_nlink,
+        mark=mark,
+    )
 
 
 def read_mark(at: At) -> Mark | None:

@@ -21,7 +21,7 @@ import xxhash
 
 from replicator import system_calls
 from replicator.copying import copy_content, read_back, same_content
-from replicator.stores.attributes import change, dress, read_mark, write_mark
+from replicator.stores.attributes import change, dress, entry_of, read_mark, write_mark
 from replicator.stores.base import (
     RESERVED,
     Attributes,
@@ -146,7 +146,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 return None
             try:
-                return _entry(os.fstat(fd), read_mark(path_of(fd)))
+                return entry_of(os.fstat(fd), read_mark(path_of(fd)))
             finally:
                 os.close(fd)
 
@@ -165,7 +165,7 @@ class DirectoryStore:
     def root_entry(self) -> SiteEntry:
         """See SiteStore."""
         with border("look at", self._site.path):
-            return _entry(os.fstat(self._root), read_mark(self._root))
+            return entry_of(os.fstat(self._root), read_mark(self._root))
 
     # Making
 
@@ -397,6 +397,8 @@ class DirectoryStore:
             written = 0
             if content is not None and kind == stat.S_IFREG:
                 written = copy_content(content.fileno(), fd, content.check)
+                if written >= self.unfinished.large_bytes:
+                    os.fdatasync(fd)  # as all large files
                 self._read_back(content, fd)
             self._dress(at, attributes, mark, written)
         finally:
@@ -446,6 +448,8 @@ class DirectoryStore:
                 with self._counting:
                     self.bytes_written += version.size - base.size
             elif grown is Grown.WHOLE:
+                if version.size >= self.unfinished.large_bytes:
+                    os.fdatasync(fd)  # as all large files
                 self._read_back(content, fd)
                 self._dress(fd, attributes, mark, version.size - base.size)
         finally:
@@ -486,17 +490,3 @@ def _fd(directory: Directory) -> int:
 def _slot(staged: Staged) -> bytes:
     assert isinstance(staged, bytes)
     return staged
-
-
-def _entry(found: os.stat_result, mark: Mark | None) -> SiteEntry:
-    return SiteEntry(
-        identity=(found.st_dev, found.st_ino),
-        mode=found.st_mode,
-        uid=found.st_uid,
-        gid=found.st_gid,
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-        rdev=found.st_rdev,
-        links=found.st_nlink,
-        mark=mark,
-    )

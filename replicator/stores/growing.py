@@ -129,5 +129,7 @@ class Tail:
         write_mark(file, replace(told, flags=told.flags & ~MarkFlag.CONTENT))
         os.fsync(file)
         copy_extent(rest, file, self.base.size, self.size)
-        os.ftruncate(file, self.size)  # it may end with a hole
+        if os.fstat(file).st_size < self.size:  # it ends with a hole
+            os.fdatasync(file)  # else a power cut might leave the hole, and not what is before it
+            os.ftruncate(file, self.size)
         return change(file, os.fstat(file), self.attributes, told)

@@ -2,7 +2,8 @@
 
 The bytes of such a file are in `P` and a digest of its object's id; which extents of exactly which
 content are there is said by an extended attribute, which is written when they are on the disk. The
-attribute goes when the file is complete and gets its place. Errors are OSError, or as the source
+attribute goes when the file is complete and gets its place. It is on the disk then: after a power
+cut, before the replicator is back, nobody sees half of it. Errors are OSError, or as the source
 puts them.
 """
 
@@ -52,6 +53,15 @@ class _Copy:
     lock: threading.Lock = field(default_factory=threading.Lock)
     writing: threading.Lock = field(default_factory=threading.Lock)
 
+    def sync(self) -> None:
+        """Bring it to the disk. Once that failed, it fails: the next one, of another hand, would
+        be told that all is well. Under `writing`."""
+        if self.doubtful:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.doubtful = True
+        os.fdatasync(self.fd)
+        self.doubtful = False
+
 
 class Unfinished:
     """The large files of one stage.
@@ -93,6 +103,8 @@ class Unfinished:
         missing = sum(end - start for _, start, end in copy.extents.missing())
         try:
             self._fill(copy, content)
+            with copy.writing:
+                copy.sync()
         except BaseException as error:
             self._fail(copy, error)
             raise
@@ -178,9 +190,7 @@ class Unfinished:
         with copy.writing:
             with copy.lock:
                 told, copy.unsynced = copy.extents.encode(), 0
-            copy.doubtful = True
-            os.fdatasync(copy.fd)
-            copy.doubtful = False
+            copy.sync()
             os.setxattr(copy.fd, EXTENTS, told)
 
     def _fail(self, copy: _Copy, error: BaseException) -> None:

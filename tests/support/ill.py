@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from replicator import cli, daemon, progress, site_state
 from replicator.copying import Check, at_once, copy_content
@@ -29,10 +29,15 @@ def _copy(source: int, stage: int, check: Check = at_once) -> int:
     return copy_content(source, stage, check)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """The program."""
     vars(directory)["copy_content"] = _copy
     vars(daemon)["OPEN_SECONDS"] = 2.0
     vars(site_state)["BACKOFF_SECONDS_MAX"] = 2.0
     for name in ("STALLED_SECONDS", "STOP_SECONDS", "STOP_NOW_SECONDS"):
         setattr(progress, name, 2.0)
     cli.main()
+
+
+if __name__ == "__main__":
+    main()

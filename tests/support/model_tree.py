@@ -345,7 +345,7 @@ class ModelTree:
             self._leave(to, to_name, gap=False)
         old = self._leave(parent, name)
         new = self._enter(thing, to, to_name)
-        self._log_change(Kind.RENAME, thing, old, new, other=other.id if other else None)
+        self._log_change(Kind.RENAME, thing, old, new, **_told_of(other))
 
     def exchange(self, parent: Thing, name: bytes, to: Thing, to_name: bytes) -> None:
         thing, other = parent.names[name], to.names[to_name]
@@ -358,9 +358,8 @@ class ModelTree:
             thing,
             old,
             new,
-            other=other.id,
-            other_ctime_ns=0 if other.dirty else other.changed,
             rename_flags=EXCHANGE,
+            **_told_of(other),
         )
 
     # looking (replicator.view.SourceTree) ------------------------------------------------------
@@ -433,3 +432,12 @@ class ModelTree:
                 if fits and start < min(end, last):
                     return start
         return None
+
+
+def _told_of(other: Thing | None) -> dict[str, Any]:
+    """What the record of a rename says of what stood there."""
+    if other is None:
+        return {}
+    changed = 0 if other.dirty else other.changed
+    links = other.links if other.places else 0
+    return {"other": other.id, "other_links": links, "other_ctime_ns": changed}

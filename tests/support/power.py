@@ -95,7 +95,7 @@ class Disk:
         name = os.path.basename(self._device)
         try:
             text = Path(f"/sys/block/{name}/loop/backing_file").read_text()
-        except FileNotFoundError:
+        except OSError:  # not there, or no more
             return False
         return text.strip() == str(self.image)
 

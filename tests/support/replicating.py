@@ -133,6 +133,18 @@ class Replication:
         assert self._process is not None, "it does not run"
         self._process.send_signal(number)
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While inside, it does nothing, wherever it is."""
+        self.signal(signal.SIGSTOP)
+        try:
+            stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert stopped is not None
+            assert stopped.si_code == os.CLD_STOPPED, self.said()
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
     def wait(self) -> int:
         """Wait for its end; its exit code."""
         assert self._process is not None, "it does not run"

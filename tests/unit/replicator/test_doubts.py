@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from mirrorfs.journal.record import ObjectId
 from replicator import doubts
 from replicator.doubts import Doubts
+from replicator.stores.base import StoreError
 from replicator.stores.memory import MemoryStore
 
 X, Y = ObjectId(b"x"), ObjectId(b"yy")
@@ -37,7 +40,31 @@ def test_an_end_cut_short_is_dropped(cut: int) -> None:
     for directory in (X, Y):
         Doubts(store).add(directory)
     store.files[doubts.FILE] = store.files[doubts.FILE][:-cut]
-    assert drain(Doubts(store)) == {X}
+    assert set(Doubts(store)) == {X}
+    Doubts(store).add(Y)
+    assert drain(Doubts(store)) == {X, Y}
+
+
+@pytest.mark.parametrize("fitted", [1, 2, 3])
+def test_one_of_which_only_a_part_fitted_spoils_none_that_follows(
+    fitted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    them = Doubts(store)
+    them.add(X)
+    real = store.append_file
+
+    def fail(name: str, data: bytes, *, durable: bool = False) -> None:
+        real(name, data[:fitted], durable=durable)
+        raise StoreError.of("append", errno.ENOSPC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append_file", fail)
+        with pytest.raises(StoreError):
+            them.add(Y)
+    assert set(Doubts(store)) == set(them) == {X}
+    them.add(Y)
+    assert drain(Doubts(store)) == {X, Y}
 
 
 def test_what_comes_into_doubt_again_stays() -> None:

@@ -113,6 +113,47 @@ def test_a_failed_sync_proves_nothing_that_was_copied(
     assert bench.staged() == []
 
 
+def test_a_sync_of_one_hand_that_failed_is_not_made_good_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says once that it lost something; who asks next is told that all is well."""
+    content, syncs = bench.content(), 0
+
+    def fail_first(fd: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == 1:
+            raise OSError(errno.EIO, "")
+
+    def share(parts: Sequence[Callable[[], None]]) -> None:
+        with pytest.raises(OSError, match="5"):
+            parts[0]()
+        for part in parts[1:]:
+            with suppress(OSError):
+                part()
+        raise SourceChangedError("nobody waits")
+
+    content.share = share  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail_first)
+        with pytest.raises(SourceChangedError):
+            bench.put(content)
+    assert bench.staged() == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["", "no version"])
+def test_a_large_file_is_on_the_disk_when_it_gets_its_place(bench: Bench, told: bool) -> None:
+    bench.store.unfinished.sync_bytes = 1 << 30
+    content = bench.content()
+    if not told:
+        content.version = None
+    with killed_at(1 << 30) as made:
+        bench.put(content)
+    assert made.count("fdatasync") == 1
+    copied = [number for number, name in enumerate(made) if name == "copy_file_range"]
+    assert copied[-1] < made.index("fdatasync") < made.index("chown")
+
+
 def test_what_failed_is_forgotten_or_bounded(bench: Bench) -> None:
     def fail() -> None:
         with pytest.raises(StoreError):

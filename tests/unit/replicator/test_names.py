@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from mirrorfs.journal.record import ObjectId, Place
 from replicator import names
 from replicator.names import NameTable
+from replicator.stores.base import StoreError
 from replicator.stores.memory import MemoryStore
 
 X, Y = ObjectId(b"x"), ObjectId(b"y")
@@ -59,3 +62,28 @@ def test_a_long_log_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(store.files[names.FILE])
     assert set(NameTable(store).places(X)) == {B}
     assert len(store.files[names.FILE]) < before / 10
+
+
+@pytest.mark.parametrize("fitted", [1, 6])
+def test_an_entry_of_which_only_a_part_fitted_spoils_none_that_follows(
+    fitted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    table = NameTable(store)
+    table.add(X, A)
+    real = store.append_file
+
+    def fail(name: str, data: bytes, *, durable: bool = False) -> None:
+        real(name, data[:fitted], durable=durable)
+        raise StoreError.of("append", errno.ENOSPC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append_file", fail)
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                table.add(X, B)
+    table.add(X, B)
+    table.add(Y, A)
+    for each in (table, NameTable(store)):
+        assert set(each.places(X)) == {A, B}
+        assert set(each.places(Y)) == {A}

@@ -20,7 +20,7 @@ from replicator.window import Window
 from tests.support.mirror import Mirror, assert_equal
 from tests.support.model_changes import change_at_random, directories
 
-SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 40
+SEEDS = 2500 if os.environ.get("CAMPAIGN") == "long" else 20
 
 
 def run(
