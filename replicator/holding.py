@@ -87,7 +87,7 @@ class Holding:
                 except (StoreError, SourceError) as error:
                     if isinstance(error, StoreError) and error.no_space:
                         raise
-                    continue  # it is tried again in its time
+                    self.hold(before, error, unsure=False)  # it is tried again in its time
         return False
 
     def _comes_later(self, item: PlaceItem | ObjectItem) -> bool:

@@ -131,6 +131,27 @@ def test_who_has_closed_is_not_waited_for_though_the_copy_failed() -> None:
     assert names(mirror) == {b"f": new.content}
 
 
+def test_a_copy_that_fails_is_not_begun_again_for_ever() -> None:
+    """Two steps need it, the one that waited for its writer and the next: each is told of it."""
+    mirror = Mirror(Random(1), inline_bytes=-1)
+    tree, root = mirror.tree, mirror.tree.root_thing
+    new = tree.create(root, b"f")
+    tree.write(new)
+    follow(mirror)
+    tree.flush(new)
+    mirror.feed(ALL)
+    mirror.store.fail_in, mirror.store.errno = 0, errno.EPERM
+    for _ in range(20):
+        mirror.engine.work(ALL)
+        if mirror.workers.busy:
+            mirror.workers.wait()
+    assert mirror.workers.copied < 5
+    assert [held.waiting for held in mirror.engine.held] == [False, False]
+    mirror.store.fail_in = -1
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
 def test_what_is_exchanged_while_it_is_written_waits_on() -> None:
     """The record of the exchange says of the other one that it is not settled."""
     mirror = Mirror(Random(1))
