@@ -250,21 +250,14 @@ class HeldSteps:
                 yield self._steps[key]
 
     def soon(self, directory: ObjectId, item: Item) -> list[PlaceItem | ObjectItem]:
-        """The steps in that directory that come before `item`, are about something else, and wait
-        for a writer, or for records that will explain what was seen."""
+        """The steps in that directory that come before `item` and wait for a writer, or for records
+        that will explain what was seen."""
         own, found = key_of(item), []
-        objects = item.objects if isinstance(item, PlaceItem) else ()
-        if isinstance(item, ObjectItem):
-            objects = (item.object,)
         for key in self._soon.get(directory, ()):
             step = self._steps[key]
             before = _item(step)
             earlier = key != own and step.sequence < item.position[0]
-            if (
-                earlier
-                and step.object not in objects
-                and isinstance(before, PlaceItem | ObjectItem)
-            ):
+            if earlier and isinstance(before, PlaceItem | ObjectItem):
                 found.append(before)
         return found
 

@@ -95,12 +95,12 @@ def content_state(
     proven = copied and mark is not None and MarkFlag.AHEAD not in mark.flags and not unproven
     if proven and mark is not None and mark.ctime_ns == ctime_ns and ctime_ns != 0:
         return ContentState.CURRENT
+    if hints.unsettled and wait:
+        return ContentState.COMING
     if hints.write is not None and (
         not copied or mark is None or not incarnations.covers(mark, hints.write)
     ):
         return ContentState.STALE
-    if hints.unsettled and wait:
-        return ContentState.COMING
     if not trust:
         return ContentState.STALE
     if copied and arriving and hints.settled_ctime_ns != ctime_ns:

@@ -152,6 +152,25 @@ def test_a_copy_that_fails_is_not_begun_again_for_ever() -> None:
     assert_equal(mirror, 0)
 
 
+def test_a_file_opened_again_before_it_was_copied_is_waited_for() -> None:
+    """Its `write` record is there; but what it has now is half of the next version."""
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    old = save_file(tree, root, b"f").content
+    follow(mirror)
+    thing = root.names[b"f"]
+    tree.write(thing)
+    tree.flush(thing)
+    tree.write(thing)
+    tree.attributes(thing)  # a record that says: not settled
+    follow(mirror)
+    assert names(mirror) == {b"f": old}
+    tree.flush(thing)
+    follow(mirror)
+    assert names(mirror) == {b"f": thing.content}
+    assert mirror.engine.held == []
+
+
 def test_what_is_exchanged_while_it_is_written_waits_on() -> None:
     """The record of the exchange says of the other one that it is not settled."""
     mirror = Mirror(Random(1))

@@ -41,7 +41,8 @@ CURRENT, STALE, COMING = ContentState.CURRENT, ContentState.STALE, ContentState.
         # there is no copy
         (None, 5, NO_HINTS, {}, STALE),
         (None, 5, hints(unsettled=True), {}, COMING),
-        (None, 5, hints(25, unsettled=True), {}, STALE),
+        (None, 5, hints(25, unsettled=True), {}, COMING),
+        (None, 5, hints(25, unsettled=True), {"wait": False}, STALE),
         (mark(content=False), 5, NO_HINTS, {}, STALE),
         (mark(content=False), 5, hints(unsettled=True), {}, COMING),
         # the same change time: the same content, whatever the records say
@@ -54,7 +55,8 @@ CURRENT, STALE, COMING = ContentState.CURRENT, ContentState.STALE, ContentState.
         (mark(), 6, hints(20), {}, CURRENT),
         (mark(), 6, hints(21), {}, STALE),
         (mark(), 6, hints(unsettled=True), {}, COMING),
-        (mark(), 6, hints(21, unsettled=True), {}, STALE),
+        (mark(), 6, hints(21, unsettled=True), {}, COMING),
+        (mark(), 6, hints(21, unsettled=True), {"wait": False}, STALE),
         (None, 6, hints(unsettled=True), {"trust": False}, COMING),
         (None, 6, hints(unsettled=True), {"trust": False, "wait": False}, STALE),
         (mark(), 6, hints(unsettled=True), {"wait": False}, CURRENT),
