@@ -300,9 +300,10 @@ class Staging:
         copying.wanted[self.owner[0]] = None
         copying.here = True
         source, store = self._bench.source, self._bench.store
-        staged, before = copy_object(
-            source, store, found, copying, self._workers, self._sleep, _STAGE_TRIES, self._saved
-        )
+        with self._bench.under_way.suspected(found.id):
+            staged, before = copy_object(
+                source, store, found, copying, self._workers, self._sleep, _STAGE_TRIES, self._saved
+            )
         if stat.S_ISREG(before.mode):
             self._slow = self._slow + 1 if self._clock_ns() - began > _SLOW_NS else 0
             self._bench.counters.files_copied += 1
@@ -318,8 +319,9 @@ class Staging:
         return self._bench.saved
 
     def _here(self, found: SourceObject) -> bool:
-        """Whether it is copied on the spot."""
-        if not stat.S_ISREG(found.mode):
+        """Whether it is copied on the spot. What the replicator may have died of is, so that
+        nothing else is under way if it does again."""
+        if not stat.S_ISREG(found.mode) or self._bench.under_way.wary:
             return True
         if found.size > self.inline_bytes or not self._workers.idle(found.size):
             return False

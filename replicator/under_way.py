@@ -3,7 +3,8 @@
 A small file beside the journal, `sites/NAME.under-way`, names the step being done and the objects
 being copied. It is never synced: what a process wrote outlasts the process. A step that was under
 way at three deaths in a row is quarantined: it is held, and tried again after long pauses only.
-After the second one files are copied one at a time, so that the third tells which of them it was.
+After the second one files are copied one at a time, and nothing is done beside, so that the third
+tells which of them it was.
 
     "MFUNDER1", u64 state (1: open, 2: closed in order), SLOTS x u64, TABLE x (u64 name, u64 deaths)
 
@@ -16,6 +17,7 @@ import contextlib
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final
 
@@ -156,8 +158,22 @@ class UnderWay:
 
     @property
     def wary(self) -> bool:
-        """Whether files are to be copied one at a time."""
+        """Whether files are to be copied one at a time, with nothing else done meanwhile."""
         return self._wary > 0
+
+    @contextlib.contextmanager
+    def suspected(self, identity: ObjectId) -> Iterator[None]:
+        """Around the copying of that object by the thread that decides, which the step tells, too.
+        Raises QuarantinedError."""
+        self.check(identity)
+        if not self.wary:
+            yield
+            return
+        slot = self.copying(identity)
+        try:
+            yield
+        finally:
+            self.copied(identity, slot)
 
     def copying(self, identity: ObjectId) -> int:
         """It is being copied; what `copied` is to be told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +19,7 @@ from replicator.under_way import (
     UnderWay,
     deaths_after,
 )
+from tests.support.mirror import Mirror
 
 HERE, THERE = (Place(ObjectId(b"directory"), name) for name in (b"here", b"there"))
 FILE, OTHER = ObjectId(b"file"), ObjectId(b"other")
@@ -156,6 +158,21 @@ def test_copied_objects_are_tried_one_at_a_time_before_they_are_quarantined(path
     with pytest.raises(QuarantinedError, match="died at it three times"):
         under_way.check(FILE)
     assert not under_way.wary
+
+
+def test_nothing_is_done_beside_what_may_be_died_of(path: str) -> None:
+    """Or the step that happens to be done whenever it dies were quarantined, too."""
+    die_at(path, copying=(OTHER,))
+    die_at(path, copying=(OTHER,))
+    mirror = Mirror(Random(1), inline_bytes=-1)
+    mirror.engine.step.bench.under_way = under_way = UnderWay(path)
+    tree, root = mirror.tree, mirror.tree.root_thing
+    tree.flush(tree.create(root, b"file"))
+    mirror.feed(1 << 30)
+    mirror.engine.work(1 << 30)
+    assert [place.name for place, _ in mirror.site()] == [b"file"]
+    assert under_way.wary
+    assert not mirror.workers.busy
 
 
 def test_care_ends(path: str) -> None:
