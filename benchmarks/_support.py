@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 FILE_BYTES = 4096
+PER_DIRECTORY = 100
 
 
 def write_files(directory: Path, count: int) -> None:
@@ -18,6 +19,18 @@ def write_files(directory: Path, count: int) -> None:
         descriptor = os.open(directory / f"f{number:05}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         os.write(descriptor, content(number))
         os.close(descriptor)
+
+
+def write_tree(above: Path, count: int) -> list[Path]:
+    """So many of them, in new directories of PER_DIRECTORY."""
+    files = []
+    for first in range(0, count, PER_DIRECTORY):
+        directory = above / f"d{first:07}"
+        directory.mkdir()
+        here = min(PER_DIRECTORY, count - first)
+        write_files(directory, here)
+        files += [directory / f"f{number:05}" for number in range(here)]
+    return files
 
 
 def content(number: int) -> bytes:

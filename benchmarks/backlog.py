@@ -29,7 +29,6 @@ from mirrorfs.journal.writer import JournalWriter
 from replicator.system_calls import handle_of
 
 _MIB = 1 << 20
-_PER_DIRECTORY = 100
 _PATIENCE_SECONDS = 3600.0
 _LIVES = 125_000
 """So many files are made after one before it is removed: half a million records."""
@@ -42,17 +41,6 @@ def _identity(path: Path, epoch: int) -> ObjectId:
         return handle_id(epoch, handle.type, handle.handle)
     finally:
         os.close(descriptor)
-
-
-def _make_tree(source: Path, kept: int) -> list[Path]:
-    files = []
-    for first in range(0, kept, _PER_DIRECTORY):
-        directory = source / f"d{first:07}"
-        directory.mkdir()
-        count = min(_PER_DIRECTORY, kept - first)
-        _support.write_files(directory, count)
-        files += [directory / f"f{number:05}" for number in range(count)]
-    return files
 
 
 @contextmanager
@@ -87,8 +75,8 @@ def _append(journal: Path, source: Path, kept: list[Path], files: int) -> int:
             alive.append((dead, place, path))
             if len(alive) > _LIVES or number == files - 1:
                 _remove(writer, alive, all=number == files - 1)
-            if number % _PER_DIRECTORY == 0:
-                _rewrite(writer, source, kept[number // _PER_DIRECTORY % len(kept)], epoch)
+            if number % _support.PER_DIRECTORY == 0:
+                _rewrite(writer, source, kept[number // _support.PER_DIRECTORY % len(kept)], epoch)
         return writer.head - first
 
 
@@ -124,7 +112,7 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     source, mountpoint, journal, site = map(
         workshop.directory, ("source", "mount", "journal", "site")
     )
-    kept = _make_tree(source, given.kept)
+    kept = _support.write_tree(source, given.kept)
     with workshop.mirrorfs(source, mountpoint, journal, activity=False):
         pass
     _, _, initial = _follow(workshop, journal, site)

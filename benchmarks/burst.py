@@ -19,7 +19,6 @@ from statistics import median
 from benchmarks import _support, _workshop
 from benchmarks._workshop import Workshop
 
-_FILES_PER_DIRECTORY = 100
 _NANOSECONDS_PER_SECOND = 1_000_000_000
 
 _WRITTEN = "written through the mount (first open to last close)"
@@ -28,13 +27,6 @@ _TOTAL = "site equal, after the first open"
 _WAITED = "`replicator wait now` returned, after the last close"
 _WAIT_ALONE = "`replicator wait now` when there is nothing to wait for"
 _PEERS = ("cp -a", "rsync -a")
-
-
-def _write(jobs: Path, files: int) -> None:
-    for first in range(0, files, _FILES_PER_DIRECTORY):
-        directory = jobs / f"d{first:05}"
-        directory.mkdir()
-        _support.write_files(directory, min(_FILES_PER_DIRECTORY, files - first))
 
 
 def _last_change(tree: Path) -> int:
@@ -49,7 +41,7 @@ def _last_change(tree: Path) -> int:
 def _burst(jobs: Path, site: Path, journal: Path, files: int) -> dict[str, float]:
     """Seconds; `jobs` is a new directory of the mount, `site` the same at the site."""
     began = time.time_ns()
-    _write(jobs, files)
+    _support.write_tree(jobs, files)
     closed = time.time_ns()
     _workshop.wait(journal, "site")
     waited = time.time_ns()

@@ -6,7 +6,9 @@ In each round the files are written through the mount while no replicator runs, 
 since its start, and since the first change it made. `cp` and `rsync` copy the same files to an
 empty directory each. lsyncd watches a tree, with the shortest delay it has that gathers changes (a
 second), into which `cp -a` brings the same files; its time is from the start of that `cp`. All
-copies are compared at the end. Also told: the processor time of each for one file.
+copies are compared at the end. Also told: the processor time of each for one file, and the time
+until what was copied is on the disk: for the replicator, until `replicator wait now` returns, which
+began with it; for `cp` and `rsync`, until the file system has been synced after them.
 """
 
 from __future__ import annotations
@@ -25,22 +27,15 @@ from statistics import median
 from benchmarks import _support, _workshop
 from benchmarks._workshop import BenchmarkError, Workshop
 
-_FILES_PER_DIRECTORY = 100
 _SECOND_NS = 1_000_000_000
 _LOOK_SECONDS = 0.1
 
 _STARTED = "replicator, since its start"
 _WORKED = "replicator, since its first change"
+_SAVED = "replicator, until `replicator wait now` returned"
 _LSYNCD = "lsyncd (delay = 1)"
 _COPIES = ("cp -a", "rsync -a")
-
-
-def _write(jobs: Path, files: int) -> None:
-    jobs.mkdir()
-    for first in range(0, files, _FILES_PER_DIRECTORY):
-        directory = jobs / f"d{first:05}"
-        directory.mkdir()
-        _support.write_files(directory, min(_FILES_PER_DIRECTORY, files - first))
+_SYNCED = " and sync"
 
 
 def _changes(tree: Path) -> tuple[int, int]:
@@ -73,6 +68,7 @@ class _Round:
         began = time.time_ns()
         with self._workshop.follower(journal, "site", site) as process:
             _workshop.wait(journal, "site")
+            self.seconds[_SAVED] = (time.time_ns() - began) / _SECOND_NS
             self.processor[_WORKED] = _workshop.processor_seconds(process)
         copy = site / self._jobs.name
         first, last = _changes(copy)
@@ -87,6 +83,8 @@ class _Round:
         _workshop.run(*words.split(), f"{self._jobs}/.", f"{copy}/")
         self.seconds[words] = time.monotonic() - began
         after = os.times()
+        _workshop.run("sync", "--file-system", copy)
+        self.seconds[words + _SYNCED] = time.monotonic() - began
         spent = after.children_user + after.children_system
         self.processor[words] = spent - before.children_user - before.children_system
         return copy
@@ -144,7 +142,8 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
             _workshop.wait(journal, "site")
         for number in range(given.rounds):
             name = f"round{number}"
-            _write(mountpoint / name, given.files)
+            (mountpoint / name).mkdir()
+            _support.write_tree(mountpoint / name, given.files)
             base = workshop.directory(f"copies-{name}")
             one = _Round(workshop, base, source / name, given.files)
             contestants: list[Callable[[], Path]] = [
@@ -168,13 +167,21 @@ def _print(
 ) -> None:
     print(f"{given.files} files of 4 KiB that wait in the journal; {_support.machine()}")
     print(f"medians of {given.rounds} rounds; ratios within a round\n")
-    peers = ("cp -a", "rsync -a", _LSYNCD)
+    peers = (*_COPIES, _LSYNCD)
     rows = [["what", "seconds", "files/s", *(f"/ {each}" for each in peers), "processor, µs/file"]]
     for what in (_STARTED, _WORKED, *peers):
         took = median(seconds[what])
         ratios = [f"{_support.ratio(seconds[what], seconds[peer]):.2f}" for peer in peers]
         spent = f"{median(processor[what]) / given.files * 1e6:.0f}" if what in processor else ""
         rows.append([what, f"{took:.2f}", f"{given.files / took:,.0f}", *ratios, spent])
+    _support.print_table(rows)
+    print()
+    synced = [each + _SYNCED for each in _COPIES]
+    rows = [["on the disk", "seconds", "files/s", *(f"/ {each}" for each in synced)]]
+    for what in (_SAVED, *synced):
+        took = median(seconds[what])
+        ratios = [f"{_support.ratio(seconds[what], seconds[peer]):.2f}" for peer in synced]
+        rows.append([what, f"{took:.2f}", f"{given.files / took:,.0f}", *ratios])
     _support.print_table(rows)
 
 

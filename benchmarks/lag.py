@@ -2,7 +2,8 @@
 
 The site's directory is watched with inotify, and what arrives is read: whole is every byte of it.
 The next file is written when the last one is whole. "Seen empty" are files that stood at the site
-before that, as they were in the source between the job's open and its write.
+before that, as they were in the source between the job's open and its write. With `--kept` there
+are other files beside them, which the site has from the beginning.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
     rows = [["round", "p50", "p90", "p99", "max", "seen empty"]]
     lags: list[float] = []
     early = 0
+    _support.write_tree(source, given.kept)
     with workshop.mirrorfs(source, mountpoint, journal):
         workshop.replicator(journal, "site", site)
         for number in range(given.rounds):
@@ -109,7 +111,10 @@ def measure(workshop: Workshop, given: argparse.Namespace) -> None:
             early += empty
     rows.append(_row("all", lags, early))
     print(f"lag, ms from close to whole at a directory site; {_support.machine()}")
-    print(f"{given.rounds} rounds of {given.files} files of 4 KiB, one after the other; no peer\n")
+    print(
+        f"{given.rounds} rounds of {given.files} files of 4 KiB, one after the other,"
+        f" beside {given.kept:,}; no peer\n"
+    )
     _support.print_table(rows)
 
 
@@ -120,4 +125,6 @@ def _row(name: str, lags: list[float], early: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(_workshop.main(measure, _support.parse_arguments("lag of a small file", 3, 300)))
+    sys.exit(
+        _workshop.main(measure, _support.parse_arguments("lag of a small file", 3, 300, kept=1))
+    )

@@ -38,7 +38,7 @@ print(json.dumps([times[waits], times[free]]))
 
 def _times(waits: Path, free: Path, processes: int, files: int) -> tuple[list[float], list[float]]:
     """Milliseconds of every file, waited for and not."""
-    command = [sys.executable, "-c", _JOB, waits, free, str(files)]
+    command: list[str | Path] = [sys.executable, "-c", _JOB, waits, free, str(files)]
     jobs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
     found: tuple[list[float], list[float]] = [], []
     for job in jobs:
