@@ -381,7 +381,7 @@ def test_what_came_of_one_name_is_not_forgotten_when_the_next_fails(
         assert not mirror.engine.state.comparing, f"call {call}"
         assert [step.name for step in mirror.engine.held] == [b"a"], f"call {call}"
         bad.clear()
-        store.fail_at = 0
+        store.heal()
         mirror.drain()
         assert_equal(mirror, call)
         call, calls = call + 1, store.count
