@@ -227,8 +227,8 @@ async def _run(
                 nursery.cancel_scope.cancel()
             else:
                 await _tell_metrics(nursery, drivers, settings)
-                nursery.start_soon(_report, drivers)
                 for driver in drivers:
+                    nursery.start_soon(_report, driver)
                     nursery.start_soon(_renew, driver)
                 ready()
                 beginning.decided.set()
@@ -247,16 +247,17 @@ async def _obey_signals(
                 driver.stop()
 
 
-async def _report(drivers: Sequence[SiteDriver]) -> None:
+async def _report(driver: SiteDriver) -> None:
+    """Every second, and as soon as the cursor is saved: somebody may wait for it."""
     while True:
-        for driver in drivers:
-            try:
-                driver.look()
-                driver.look_for_orders()
-                driver.report()
-            except Exception:  # noqa: BLE001 - the sites are more important
-                _log.exception("%s: no report", driver.settings.name)
-        await trio.sleep(_REPORT_SECONDS)
+        driver.saved.renew()
+        try:
+            driver.look()
+            driver.look_for_orders()
+            driver.report()
+        except Exception:  # noqa: BLE001 - the site is more important
+            _log.exception("%s: no report", driver.settings.name)
+        await driver.saved.wait(_REPORT_SECONDS)
 
 
 async def _tell_metrics(

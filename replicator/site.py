@@ -75,6 +75,7 @@ class SiteDriver:
         phase, reason: what it is doing, and why, for people.
         failure: what halted it.
         lost: it did not answer, and was left as it is at a stop.
+        saved: woken when the cursor has been saved.
     """
 
     def __init__(
@@ -103,14 +104,11 @@ class SiteDriver:
         self._saved = self._worked = time.monotonic()
         self.orders = Obeying(journal, settings.name)
         self._observing = Observing(ApplyLog(journal, settings.name), settings.workers)
-        self._pausing = False
         self._free: int | None = None
-        self._stopping = False
-        self._stop_now = False
-        self._looked_again = False
-        self._unsynced = False
+        self._pausing = self._stopping = self._stop_now = False
+        self._looked_again = self._unsynced = False
         self._attached_ns = 0
-        self._waking = Waking()
+        self._waking, self.saved = Waking(), Waking()
         self._follower = Follower(journal, settings.name, self._waking.wake_from_thread)
         self._random = Random()
 
@@ -207,6 +205,7 @@ class SiteDriver:
     async def _run(self, begun: Callable[[Exception | None], Awaitable[None]]) -> None:
         tries = 0
         self._waking.begin()
+        self.saved.begin()
         failure = await self._begin()
         await begun(failure)
         while True:
@@ -430,6 +429,7 @@ class SiteDriver:
             tell_cursor(self.journal, engine.state, self._attached_ns)
         except OSError as error:
             _log.debug("%s: the journal was not told: %s", self.settings.name, error)
+        self.saved.wake_from_thread()
 
     def _feed(self, engine: Engine) -> int:
         """Read on, as far as the plan has room; how many records."""
