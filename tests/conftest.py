@@ -53,10 +53,6 @@ def _missing_xrootd() -> str | None:
     return None if importlib.util.find_spec("XRootD") else "the XRootD binding is not installed"
 
 
-def _missing_native() -> str | None:
-    return "the native engine is not built"
-
-
 def _missing_postgresql() -> str | None:
     found = any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return None if found else "PostgreSQL is not installed"
@@ -65,7 +61,6 @@ def _missing_postgresql() -> str | None:
 _FACILITIES = {
     "fuse": _missing_fuse,
     "xrootd": _missing_xrootd,
-    "native": _missing_native,
     "postgresql": _missing_postgresql,
 }
 _REQUIRED = frozenset(os.environ.get("REQUIRE", "").replace(",", " ").split())
