@@ -47,7 +47,7 @@ class AttributeRequests(Engine):
         """Attributes as the source has them now."""
         node = self._objects.node(inode)
         attributes = self._tree.attributes(self._objects.descriptor(node))
-        return self._attributes(inode, node.generation, attributes)
+        return self._attributes(node, attributes)
 
     @change
     def setattr(
@@ -94,7 +94,7 @@ class AttributeRequests(Engine):
         if not fields.update_size and not others:  # nothing that we keep
             self.recorder.owed = False
             attributes = self._tree.attributes(descriptor)
-        return self._attributes(inode, node.generation, attributes)
+        return self._attributes(node, attributes)
 
     def _set_size(self, node: Node, size: int, fh: int | None) -> None:
         handle = None if fh is None else self._objects.files.get(fh)
@@ -165,6 +165,7 @@ class AttributeRequests(Engine):
         descriptor = self._objects.descriptor(node)
         with self.recorder.change:
             self._tree.set_xattr(descriptor, name, value)
+        self._outdated(node)
         try:
             if name == _ACL_XATTR and ctx.uid != 0 and self._from_outside(descriptor, ctx):
                 self._clear_set_group_id(descriptor)
@@ -198,6 +199,7 @@ class AttributeRequests(Engine):
         descriptor = self._objects.descriptor(node)
         with self.recorder.change:
             self._tree.remove_xattr(descriptor, name)
+        self._outdated(node)
         self.recorder.xattr(node, name)
 
     def _name_sites(self, node: Node, value: bytes | None, ctx: RequestContext) -> None:
@@ -221,6 +223,7 @@ class AttributeRequests(Engine):
                 self._tree.remove_xattr(descriptor, THROUGH_XATTR)
             else:
                 self._tree.set_xattr(descriptor, THROUGH_XATTR, value)
+        self._outdated(node)
         node.through = sites
         self.through.named(sites)
         self.recorder.attributes(node)

@@ -224,7 +224,7 @@ class ContentRequests(Engine):
             if error.errno in (errno.ENOENT, errno.EXDEV, errno.ESTALE):
                 return True
             raise
-        entry = self._attributes(node.number, node.generation, attributes)
+        entry = self._attributes(node, attributes)
         if not pyfuse3.readdir_reply(token, name.name, entry, name.following):
             self._objects.release(node)
             return False
@@ -237,7 +237,7 @@ class ContentRequests(Engine):
         if name.name == b".." and directory.parent is not None:
             node = directory.parent
         attributes = self._tree.attributes(self._objects.descriptor(node))
-        entry = self._attributes(node.number, node.generation, attributes)
+        entry = self._attributes(node, attributes)
         return pyfuse3.readdir_reply(token, name.name, entry, name.following)
 
     @answer

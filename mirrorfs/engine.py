@@ -328,16 +328,27 @@ class Engine(pyfuse3.Operations):
 
     def _changed_names(self, *directories: Node) -> None:
         """Names in them have changed: with `sync` or `dirsync` durably so before the answer."""
+        self._outdated(*directories)
         if not self.kernel_options.isdisjoint(_SYNCS_NAMES):
             for directory in directories:
                 self._tree.sync_directory(self._objects.descriptor(directory))
 
+    def _outdated(self, *nodes: Node) -> None:
+        """What the kernel was told of these is not so any more. It notices that by itself, but for
+        answers that whoever asked has not looked at yet: it would keep these for good."""
+        for node in nodes:
+            if node.told:
+                node.told = False
+                with contextlib.suppress(OSError):  # it has forgotten the object
+                    pyfuse3.invalidate_inode(node.number, attr_only=True)
+
     # -- answers ---------------------------------------------------------------------------------
 
-    def _attributes(self, number: int, generation: int, source: os.stat_result) -> EntryAttributes:
+    def _attributes(self, node: Node, source: os.stat_result) -> EntryAttributes:
+        node.told = True
         entry = EntryAttributes()
-        entry.st_ino = number
-        entry.generation = generation
+        entry.st_ino = node.number
+        entry.generation = node.generation
         entry.entry_timeout = self._options.entry_timeout
         entry.attr_timeout = self._options.attr_timeout
         entry.st_mode = source.st_mode
@@ -356,7 +367,7 @@ class Engine(pyfuse3.Operations):
     def _entry(self, node: Node, source: os.stat_result) -> EntryAttributes:
         """An answer by which the kernel holds one more reference to the node."""
         self._count_lookup(node)
-        return self._attributes(node.number, node.generation, source)
+        return self._attributes(node, source)
 
     def _count_lookup(self, node: Node) -> None:
         node.lookups += 1

@@ -31,6 +31,7 @@ class Node:
         descriptor: open O_PATH descriptor, or NO_DESCRIPTOR.
         referenced: it was used since the last search for descriptors to close.
         removed: its last name was removed.
+        told: the kernel was told its attributes since it was last told that they are others now.
         directory: it is one.
         lookups: references the kernel holds.
         handles: open handles, for whatever access.
@@ -64,6 +65,7 @@ class Node:
         "referenced",
         "removed",
         "through",
+        "told",
         "who",
         "writes",
     )
@@ -75,6 +77,7 @@ class Node:
         self.descriptor = descriptor
         self.referenced = True
         self.removed = False
+        self.told = False
         self.directory = directory
         self.lookups = 0
         self.handles = 0

@@ -258,4 +258,5 @@ class Operations(AttributeRequests, ContentRequests):
                 self._objects.exchange(*old, *new)
             elif displaced is not node:
                 self._objects.move(*old, *new)
+        self._outdated(node, *([displaced] if displaced is not None else []))
         self._changed_names(old[0], new[0])
