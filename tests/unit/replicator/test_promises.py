@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from random import Random
+from typing import cast
 
 import pytest
 
@@ -11,7 +13,9 @@ from mirrorfs.journal.awaiting import Awaited
 from mirrorfs.journal.record import Change
 from replicator.patterns import Wanted
 from replicator.window import Window
+from tests.support.failing_store import FailingStore
 from tests.support.mirror import Mirror, assert_equal
+from tests.support.stand_ins import WatchedStore
 
 DIRECTORY = stat.S_IFDIR | 0o755
 
@@ -102,5 +106,48 @@ def test_a_record_beyond_what_is_read_is_told_of_when_its_turn_has_come() -> Non
     mirror.work_off()
     mirror.look_at_awaited()
     assert mirror.kept == 1
+    mirror.drain()
+    assert_equal(mirror, 0)
+
+
+def test_attributes_that_cannot_be_set_are_not_promised() -> None:
+    """The content is there; that is not all the job was told it has."""
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    file = tree.create(root, b"a")
+    tree.flush(file)
+    mirror.drain()
+    store = FailingStore(mirror.store)
+    mirror.store = cast(WatchedStore, store)
+    mirror.start(mirror.engine.state)
+    store.fail_at, store.for_ever, store.errno = 1, True, errno.EPERM
+    store.met = ("set_attributes", b"a")
+    tree.attributes(file)
+    await_last(mirror)
+    mirror.feed(1 << 30)
+    mirror.work(10)
+    assert [step.name for step in mirror.engine.held] == [b"a"]
+    kept = mirror.engine.promises.look()
+    assert (kept.done, kept.undone) == ([], [(tree.head, "set_attributes at the site")])
+    store.heal()
+    mirror.drain()
+    mirror.look_at_awaited()
+    assert mirror.kept == 1
+
+
+def test_what_jobs_wait_for_goes_before_a_backlog_with_what_it_needs() -> None:
+    mirror = Mirror(Random(1))
+    tree, root = mirror.tree, mirror.tree.root_thing
+    there, here = (tree.create(root, name, DIRECTORY) for name in (b"there", b"here"))
+    for number in range(200):
+        tree.flush(tree.create(there, b"%d" % number))
+    tree.flush(tree.create(here, b"f"))
+    await_last(mirror)
+    mirror.feed(1 << 30)
+    mirror.look_at_awaited()
+    mirror.work(3)
+    mirror.look_at_awaited()
+    assert mirror.kept == 1
+    assert len(list(mirror.site())) == 3
     mirror.drain()
     assert_equal(mirror, 0)
