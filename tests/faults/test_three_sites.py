@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 __all__ = ["mounting", "replicating"]
 
-ROUNDS = campaign.pick(9, 320)
+ROUNDS = campaign.pick(9, 120)
 DIRECTORIES = 6
 SIZES = (100, 5_000, 300_000, 2_500_000)
 CHURNS = 2
