@@ -214,6 +214,7 @@ class Promises:
                 return (
                     self._plan.place(place) is not None
                     and mark is not None
+                    and not bench.losses.of_site(mark)
                     and MarkFlag.CONTENT in mark.flags
                     and mark.tag == promise.incarnation
                     and mark.sequence >= promise.sequence

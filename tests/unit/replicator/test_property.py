@@ -381,3 +381,14 @@ def test_what_jobs_wait_for_passes_the_rest_and_is_there_when_they_hear_of_it(
         assert_equal(mirror, seed)
         kept += mirror.kept
     assert kept >= SEEDS // 2
+
+
+def test_what_a_power_cut_took_is_not_told_of() -> None:
+    """Another object had come to the place that a job waits for, and lost its content."""
+    mirror = run(637_978, crashes=True, faults=True, cuts=True, compares=True, waits=True)
+    assert_equal(mirror, 637_978)
+
+
+def test_names_are_known_when_their_hints_are_not() -> None:
+    mirror = run(618_722, faults=True, initial=True, compares=True, waits=True)
+    assert_equal(mirror, 618_722)
