@@ -12,6 +12,9 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from operator import is_not
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from mirrorfs.journal.record import ObjectId, Place
@@ -131,9 +134,8 @@ class Order:
                 if claim in seen:
                     continue
                 seen.add(claim)
-                for other in self._queues[claim]:
-                    if other is entry:
-                        break
+                before = takewhile(partial(is_not, entry), self._queues[claim])
+                for other in before:
                     if not other.urgent:
                         heapq.heappush(found, (_latest_first(other.position), id(other), other))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mirrorfs.journal.record import ObjectId, Place, SequenceNumber
 from replicator import comparison as module
 from replicator.comparison import At, Comparison
-from replicator.planner import PlaceItem, ReconcileItem
+from replicator.held import key_of
+from replicator.planner import ObjectItem, PlaceItem, ReconcileItem
 
 R, A, B = ObjectId(b"r"), ObjectId(b"a"), ObjectId(b"b")
 POSITION = (SequenceNumber(7), 0)
@@ -125,3 +126,10 @@ def test_what_is_given_up_is_the_name_or_the_directory() -> None:
     assert (below.directory, below.whole, below.path) == (A, True, None)
     one.give_up()
     assert one.here() is here
+
+
+def test_an_object_that_is_owed_is_taken_up_again() -> None:
+    comparison = of(ObjectId(b"d"))
+    owed = ObjectItem(ObjectId(b"o"), comparison.position)
+    comparison.owed[owed] = None
+    assert [key_of(each) for each in again(comparison).owed] == [key_of(owed)]

@@ -87,6 +87,12 @@ CASES = [
         "a long step, 2,500 s so far: /big; one step at a time",
     ),
     (
+        WorkReport(copies=WorkReport(busy=0.9, steps=10, site=0.7, source=0.3, workers=4)),
+        0,
+        "site",
+        "writing at the site: 70% of the time of a step; all 4 workers busy",
+    ),
+    (
         WorkReport(workers=2, doing=(Doing(path="/big", since_ns=0, seconds=2.0),)),
         0,
         "none",
